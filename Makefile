@@ -1,0 +1,44 @@
+# Every target here is what CI runs: if `make check test` passes and CI does not, that is a bug in this file.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Linux needs a backend for MLX: cpu, cuda12 or cuda13. A Mac gets Metal without one.
+BACKEND ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
+comma := ,
+EXTRAS := $(if $(BACKEND),$(BACKEND)$(comma))gpt,sweep,dev
+
+.PHONY: setup demo test check lint types docs bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Type: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: setup  ## set everything up and run a small real night: 8 experiments, no network, no LLM
+	$(BIN)/python scripts/demo.py
+
+test: setup  ## all tests
+	$(BIN)/python -m pytest -n auto
+
+check: lint types docs
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+docs: setup  ## links, commands, layers, versions
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_layers.py
+
+bench: setup  ## every measured claim, side by side on this machine
+	$(BIN)/python benchmarks/blas.py
+	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,75 @@
+"""The command `mlx`: every body parses, makes one library call, prints, and sets the exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+from autoexperiment import __version__
+from autoexperiment.errors import LabError
+
+# command -> module that defines `command`; imported only when it is asked for
+_COMMANDS = {
+    "doctor": (
+        "autoexperiment.cli.doctor",
+        "Show device, BLAS and speed, and what to install if something is missing.",
+    ),
+    "loop": ("autoexperiment.cli.loop", "Run experiments unattended: start, step, run, status, log, stop."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used, so that `mlx --help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in sorted(_COMMANDS.items())])
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(__version__, prog_name="mlx")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def mlx(context: click.Context, debug: bool) -> None:
+    """A lab for unattended machine-learning experiments on Apple's MLX.
+
+    Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 circuit breaker open,
+    4 budget spent, 124 timed out, 130 interrupted.
+    """
+    context.obj = debug
+
+
+def main() -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        mlx.main(standalone_mode=False, prog_name="mlx")
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        return 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except LabError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        click.echo(f"mlx: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0

@@ -1,0 +1,114 @@
+"""The day's log and EXPERIMENT.md: each session owns one marked section, everything else is the person's.
+
+A section is derived and replaced as a whole; what somebody wrote around it stays byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoexperiment.errors import UsageError
+from autoexperiment.files import write_atomic
+from autoexperiment.summary import Line, Summary, cell, escape, noise_word
+
+_HEADING = re.compile(r"^(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
+NEXT_TO_TRY = "next to try"
+
+
+def _markers(tag: str) -> tuple[str, str]:
+    return f"<!-- autoexperiment {tag}: begin -->", f"<!-- autoexperiment {tag}: end -->"
+
+
+def render_section(summary: Summary, lines: Sequence[Line]) -> str:
+    """A session's part of one day: what changed, key findings, open questions.
+
+    Args: lines: the experiments that were decided on this day.
+    """
+    parts = [f"## Session {summary.tag}", "", "### What changed", ""]
+    parts += [f"| # | commit | {summary.metric} | gain | status | what was tried |", "|--:|---|--:|--:|---|---|"]
+    parts += [
+        f"| {line.number} | `{line.commit}` | {cell(line.value, '.6f')} | {cell(line.gain, '+.6f')} "
+        f"| {line.status} | {escape(line.description)} |"
+        for line in lines
+    ]
+    parts += ["", "### Key findings", "", *_findings(summary, lines), "", "### Open questions", "", *_questions(lines)]
+    return "\n".join(parts)
+
+
+def _findings(summary: Summary, lines: Sequence[Line]) -> list[str]:
+    kept = [line for line in lines if line.status == "keep" and line.gain is not None]
+    found = [
+        f"- Kept {escape(line.description)}: gain {cell(line.gain, '+.6f')} ({noise_word(line) or 'noise unknown'})."
+        for line in kept
+    ]
+    if summary.noise is not None:
+        found.append(f"- The baseline's runs spread with sd {summary.noise:.6f}.")
+    return found or ["- Nothing was kept."]
+
+
+def _questions(lines: Sequence[Line]) -> list[str]:
+    unsure = [line for line in lines if line.status == "keep" and line.is_beyond_noise is False]
+    failed = [line for line in lines if line.value is None and line.reason]
+    asked = [f"- Is the gain of {escape(line.description)} real? It lies within the noise." for line in unsure]
+    asked += [f"- Why did {escape(line.description)} end without a number? {escape(line.reason)}" for line in failed]
+    return asked or ["- None."]
+
+
+def _read(path: Path) -> str:
+    """The file's text with its line ends as they are, "" when there is none."""
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text, so nothing was changed in it: {error}.") from error
+
+
+def update_day(path: Path, tag: str, day: str, section: str) -> None:
+    """Put a session's section into the day's log, in place of the one it had."""
+    begin, end = _markers(tag)
+    text = _read(path)
+    block = f"{begin}\n{section.replace('<!--', '&lt;!--')}\n{end}"
+    start, stop = text.find(begin), text.find(end)
+    if 0 <= start < stop:
+        whole = text[:start] + block + text[stop + len(end) :]
+    else:
+        head = text or f"# Log of {day}\n"
+        whole = head + ("" if head.endswith("\n") else "\n") + "\n" + block + "\n"
+    if whole != text:
+        write_atomic(path, whole)
+
+
+def set_next_to_try(path: Path, ideas: Sequence[str]) -> None:
+    """Replace the items under the heading "Next to try", adding it at the end when there is none.
+
+    An idea becomes one list item of one line, whatever it holds.
+    """
+    text = _read(path)
+    newline = "\r\n" if "\r\n" in text else "\n"
+    items = "".join(f"- {escape(' '.join(idea.split()))}{newline}" for idea in ideas)
+    lines = text.splitlines(keepends=True)
+    start = next((i for i, line in enumerate(lines) if _title(line) == NEXT_TO_TRY), None)
+    if start is None:
+        gap = "" if not text else newline if text.endswith(newline) else 2 * newline
+        whole = f"{text}{gap}## Next to try{newline}{items}"
+    else:
+        level = len(_HEADING.match(lines[start].rstrip("\r\n"))[1])  # type: ignore[index]
+        rest = range(start + 1, len(lines))
+        stop = next((i for i in rest if _is_heading(lines[i], level)), len(lines))
+        gap = newline if stop < len(lines) else ""
+        head = lines[start] if lines[start].endswith(("\r", "\n")) else lines[start] + newline
+        whole = "".join(lines[:start]) + head + items + gap + "".join(lines[stop:])
+    write_atomic(path, whole)
+
+
+def _title(line: str) -> str:
+    match = _HEADING.match(line.rstrip("\r\n"))
+    return match[2].casefold() if match else ""
+
+
+def _is_heading(line: str, level: int) -> bool:
+    match = _HEADING.match(line.rstrip("\r\n"))
+    return bool(match) and len(match[1]) <= level  # type: ignore[index]

@@ -1,0 +1,130 @@
+"""results.tsv: six columns for people and for the tools of the field, derived from the ledger and never the truth.
+
+A crash stands in the file as `0.000000`, `0.0`, `0`, because every reader of this format expects that.
+Inside the system these cells are missing, so a crash can never be the best run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoexperiment.errors import UsageError, unknown
+from autoexperiment.metrics import MetricError, parse_number
+from autoexperiment.vocabulary import Goal, Verdict
+
+COMMIT_CHARACTERS = 7
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment. `value` is the metric; None is missing."""
+
+    commit: str
+    value: float | None
+    memory_gb: float | None
+    tok_sec: float | None
+    status: Verdict
+    description: str
+
+
+def columns(metric: str = "val_bpb") -> tuple[str, ...]:
+    return ("commit", metric, "memory_gb", "avg_tok_sec", "status", "description")
+
+
+def clean(text: str) -> str:
+    """Text without control, format and surrogate characters; tab and line ends stay for `_escape`."""
+    return "".join(c if c.isprintable() or c in _ESCAPES else " " for c in text)
+
+
+def _escape(text: str) -> str:
+    return "".join(_ESCAPES.get(c, c) for c in clean(text))
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\[\\tnr]", lambda match: _UNESCAPES[match[0]], text)
+
+
+def _cell(value: float | None, form: str) -> str:
+    return format(value if value is not None and math.isfinite(value) else 0.0, form)
+
+
+def render(rows: Iterable[Row], metric: str = "val_bpb") -> str:
+    """The whole file, header first."""
+    lines = ["\t".join(columns(metric))]
+    for row in rows:
+        numbers = (_cell(row.value, ".6f"), _cell(row.memory_gb, ".1f"), _cell(row.tok_sec, ".0f"))
+        commit = _escape(row.commit)[:COMMIT_CHARACTERS]
+        lines.append("\t".join((commit, *numbers, str(row.status), _escape(row.description))))
+    return "\n".join(lines) + "\n"
+
+
+def parse(text: str, *, name: str = "results.tsv", metric: str = "val_bpb") -> list[Row]:
+    """Read a file of six columns, or of five without avg_tok_sec, from this or another tool.
+
+    Raises: UsageError: another header, a row of another width, an unknown status, a cell that is no
+        number; the message names file and line.
+    """
+    lines = text.split("\n")
+    lines = [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+    six = columns(metric)
+    five = tuple(column for column in six if column != "avg_tok_sec")
+    header = tuple(lines[0].split("\t")) if lines else ()
+    if header not in (six, five):
+        raise UsageError(f"{name}:1 is not the header of a results file. Allowed, with tabs between: {' '.join(six)}")
+    return [_row(line, header, f"{name}:{number}", metric) for number, line in enumerate(lines[1:], 2) if line]
+
+
+def _row(line: str, header: tuple[str, ...], where: str, metric: str) -> Row:
+    cells = line.split("\t")
+    if len(cells) != len(header):
+        raise UsageError(f"{where} has {len(cells)} columns; the header has {len(header)}. A description holds no tab.")
+    named = dict(zip(header, cells, strict=True))
+    word = named["status"].strip().lower()
+    if word not in set(Verdict):
+        raise UsageError(unknown("status", named["status"], Verdict, where=where))
+    status = Verdict(word)
+
+    def number(column: str) -> float | None:
+        if column not in named or status is Verdict.CRASH:
+            return None
+        try:
+            return parse_number(named[column].strip(), has_commas=True) or None  # zero is how missing is written
+        except MetricError as error:
+            raise UsageError(f"{where}, column {column}: {error}") from error
+
+    description = _unescape(named["description"])
+    return Row(named["commit"], number(metric), number("memory_gb"), number("avg_tok_sec"), status, description)
+
+
+def best(rows: Sequence[Row], goal: Goal = Goal.MINIMIZE) -> Row | None:
+    """The best kept row, or None: never a crash, never one without a number."""
+    kept = [row for row in rows if row.status is Verdict.KEEP and row.value is not None and math.isfinite(row.value)]
+    sign = 1 if goal is Goal.MINIMIZE else -1
+    return min(kept, key=lambda row: sign * (row.value or 0.0), default=None)
+
+
+def rows(experiments: Iterable[Any], metric: str = "val_bpb") -> list[Row]:
+    """Rows of a ledger's experiments that have a verdict; one that was interrupted has none."""
+    found = []
+    for experiment in experiments:
+        if experiment.verdict is None:
+            continue
+        numbers = experiment.metrics
+        memory_mb = numbers.get("peak_memory_mb")
+        found.append(
+            Row(
+                experiment.commit,
+                numbers.get(metric),
+                None if memory_mb is None else memory_mb / 1024,
+                numbers.get("avg_tok_sec"),
+                experiment.verdict,
+                experiment.description,
+            )
+        )
+    return found

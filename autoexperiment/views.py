@@ -1,0 +1,93 @@
+"""Files derived from the ledger: results.tsv, last_run.json, the daily log, the report, the picture.
+
+They may be lost, edited or wiped at any time: the next refresh writes them again. A view that can't be
+written is told of on stderr and stops nothing, since it holds no truth.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from autoexperiment import daily_log, plots, report, results
+from autoexperiment.errors import LabError
+from autoexperiment.files import load_json, write_atomic, write_json
+from autoexperiment.ledger import Experiment
+from autoexperiment.paths import RunPaths
+from autoexperiment.run import Run
+from autoexperiment.session import Session
+from autoexperiment.summary import Summary, summarise
+
+
+def refresh(session: Session) -> None:
+    """Write the cheap views again: after every experiment."""
+    _guarded("results.tsv", _write_results, session)
+    _guarded("the daily log", _write_daily_log, session)
+    _guarded("data/last_run.json", _write_last_run, session)
+
+
+def write_all(session: Session) -> dict[str, Path]:
+    """Write every view again; returns those that are there, by what they are."""
+    refresh(session)
+    _guarded("the report", _write_report, session)
+    paths, project = session.paths, session.project
+    views = {"report": paths.report, "picture": paths.progress_picture, "results": project.results}
+    days = sorted({_day(e) for e in session.ledger.experiments if e.decided})
+    if days:
+        views["daily log"] = project.daily_log(days[-1])
+    return {name: path for name, path in views.items() if path.exists()}
+
+
+def _guarded(name: str, write: Callable[[Session], None], session: Session) -> None:
+    try:
+        write(session)
+    except (OSError, LabError) as error:
+        print(f"mlx: {name} could not be written ({error}); the ledger has everything.", file=sys.stderr)
+
+
+def _summary(session: Session) -> Summary:
+    return summarise(session.start_record, session.ledger.experiments)
+
+
+def _write_results(session: Session) -> None:
+    metric = session.recipe.metric
+    write_atomic(session.project.results, results.render(results.rows(session.ledger.experiments, metric), metric))
+
+
+def _day(experiment: Experiment) -> str:
+    """The local calendar day on which an experiment was decided."""
+    return datetime.fromisoformat(experiment.decided_at).astimezone().strftime("%Y-%m-%d")
+
+
+def _write_daily_log(session: Session) -> None:
+    decided = [e for e in session.ledger.experiments if e.decided]
+    if not decided:
+        return
+    summary, day = _summary(session), _day(decided[-1])
+    lines = [summary.lines[e.number] for e in decided if _day(e) == day]
+    daily_log.update_day(session.project.daily_log(day), session.tag, day, daily_log.render_section(summary, lines))
+
+
+def _write_last_run(session: Session) -> None:
+    """The last run's own report with the measured metric in it, and how that was obtained."""
+    runs = [run for e in session.ledger.experiments[-1:] for run in e.runs if run.metrics]
+    if not runs:
+        return
+    paths = RunPaths(session.project.root / runs[-1].folder)
+    reported = paths.reported if paths.reported.exists() else paths.kept_report
+    value = load_json(reported.read_bytes()) if reported.exists() else {}
+    run, name = Run.load(paths), session.recipe.metric
+    stated = value.get("result")
+    measured = {**(stated if isinstance(stated, dict) else {}), name: run.metrics[name], "trust": str(run.trust[name])}
+    write_json(session.project.last_run, {**value, "result": measured, "run": runs[-1].folder})
+
+
+def _write_report(session: Session) -> None:
+    summary, picture = _summary(session), session.paths.progress_picture
+    has_picture = plots.save_progress(summary, picture)
+    write_atomic(
+        session.paths.report,
+        report.render(summary, session.start_record, picture=picture.name if has_picture else None),
+    )
