@@ -15,7 +15,7 @@ _CRASHES = (Outcome.CRASHED, Outcome.OOM, Outcome.DIVERGED)
 
 @dataclass(frozen=True)
 class Event:
-    """How one experiment ended. `fingerprint`: equal for equal failures; None without one."""
+    """How one experiment ended. `fingerprint`: equal for equal failures; None when unknown, which equals nothing."""
 
     outcome: Outcome | None
     fingerprint: str | None = None
@@ -40,6 +40,7 @@ def state(events: Iterable[Event]) -> BreakerState:
 
     Three crashes in a row with the same fingerprint open it, and so do eight of any kind. What was
     interrupted says nothing and is passed over; everything else that ended starts the count afresh.
+    Once open, one more crash does not close it, whatever its fingerprint.
     """
     streak, same, fingerprint = 0, 0, None
     for event in events:
@@ -49,7 +50,10 @@ def state(events: Iterable[Event]) -> BreakerState:
             streak, same, fingerprint = 0, 0, None
             continue
         streak += 1
-        same = same + 1 if event.fingerprint == fingerprint else 1
+        if same >= SAME_CRASHES:
+            continue
+        is_known = event.fingerprint is not None
+        same = same + 1 if is_known and event.fingerprint == fingerprint else 1
         fingerprint = event.fingerprint
     if same >= SAME_CRASHES:
         return BreakerState(True, streak, same, fingerprint, f"{same} crashes in a row failed the same way.")

@@ -14,7 +14,9 @@ from autoexperiment.files import write_atomic
 from autoexperiment.summary import Line, Summary, cell, escape, noise_word
 
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 NEXT_TO_TRY = "next to try"
+IDEA_CHARACTERS = 300
 
 
 def _markers(tag: str) -> tuple[str, str]:
@@ -71,8 +73,10 @@ def update_day(path: Path, tag: str, day: str, section: str) -> None:
     begin, end = _markers(tag)
     text = _read(path)
     block = f"{begin}\n{section.replace('<!--', '&lt;!--')}\n{end}"
-    start, stop = text.find(begin), text.find(end)
-    if 0 <= start < stop:
+    # The last begin and the first end behind it: a marker whose other half somebody deleted encloses nothing.
+    start = text.rfind(begin)
+    stop = text.find(end, start) if start >= 0 else -1
+    if stop >= 0:
         whole = text[:start] + block + text[stop + len(end) :]
     else:
         head = text or f"# Log of {day}\n"
@@ -88,20 +92,20 @@ def set_next_to_try(path: Path, ideas: Sequence[str]) -> None:
     """
     text = _read(path)
     newline = "\r\n" if "\r\n" in text else "\n"
-    items = "".join(f"- {escape(' '.join(idea.split()))}{newline}" for idea in ideas)
-    lines = text.splitlines(keepends=True)
-    start = next((i for i, line in enumerate(lines) if _title(line) == NEXT_TO_TRY), None)
+    items = "".join(f"- {escape(' '.join(idea.split())[:IDEA_CHARACTERS])}{newline}" for idea in ideas)
+    lines = re.findall(r"[^\n]*\n|[^\n]+\Z", text)  # not splitlines, which also splits at U+2028 and form feeds
+    levels = _heading_levels(lines)
+    start = next((i for i in levels if _title(lines[i]) == NEXT_TO_TRY), None)
     if start is None:
         gap = "" if not text else newline if text.endswith(newline) else 2 * newline
         whole = f"{text}{gap}## Next to try{newline}{items}"
     else:
-        level = len(_HEADING.match(lines[start].rstrip("\r\n"))[1])  # type: ignore[index]
-        rest = range(start + 1, len(lines))
-        stop = next((i for i in rest if _is_heading(lines[i], level)), len(lines))
+        stop = next((i for i in levels if i > start and levels[i] <= levels[start]), len(lines))
         gap = newline if stop < len(lines) else ""
         head = lines[start] if lines[start].endswith(("\r", "\n")) else lines[start] + newline
         whole = "".join(lines[:start]) + head + items + gap + "".join(lines[stop:])
-    write_atomic(path, whole)
+    if whole != text:
+        write_atomic(path, whole)
 
 
 def _title(line: str) -> str:
@@ -109,6 +113,13 @@ def _title(line: str) -> str:
     return match[2].casefold() if match else ""
 
 
-def _is_heading(line: str, level: int) -> bool:
-    match = _HEADING.match(line.rstrip("\r\n"))
-    return bool(match) and len(match[1]) <= level  # type: ignore[index]
+def _heading_levels(lines: Sequence[str]) -> dict[int, int]:
+    """Level of each heading by its line's index; a `#` inside a fenced block is none."""
+    levels, fence = {}, ""
+    for index, line in enumerate(lines):
+        if mark := _FENCE.match(line):
+            is_end = mark[1].startswith(fence) and not line.strip().strip(mark[1][0])
+            fence = mark[1] if not fence else "" if is_end else fence
+        elif not fence and (match := _HEADING.match(line.rstrip("\r\n"))):
+            levels[index] = len(match[1])
+    return levels

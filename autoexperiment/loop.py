@@ -433,6 +433,7 @@ def drive(
     Raises: BudgetSpent: the session had its experiments already. BreakerOpen. Stopped: a signal came.
     """
     observer, began = observer or Quiet(), clock()
+    views.refresh(session)  # a kill may have come between the last verdict and its views
     session.paths.stop_request.unlink(missing_ok=True)
     if limit.experiments is not None and judged(session) >= limit.experiments:
         raise BudgetSpent(

@@ -6,6 +6,7 @@ Numbers are ASCII: `12`, `1.5`, `.5`, `1e-05`. `nan` and `inf` are recognised, a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -23,6 +24,12 @@ _FINITE = re.compile(rb"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(rb"[-+]?(?:nan|inf|infinity)", re.IGNORECASE)
 _GROUPED = re.compile(rb"[0-9]{1,3}(?:,[0-9]{3})+")
 _SHOWN = 120
+PATTERN_LINE_BYTES = 4096  # a user's pattern is not tried on longer lines: its time may grow with their square
+
+# Terminal codes and control characters, blanks apart, that may stand before a name and hide it from a reader.
+_NOISE = rb"(?:\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f])+"
+_GOES_ON = re.compile(rb"[0-9_\x80-\xff]|[.,][0-9]|[eE][-+]?[0-9]|[xX][0-9a-fA-F]")
+_BEGAN_BEFORE = re.compile(rb"[0-9_.+\-\x80-\xff]\Z|[0-9][,eE]\Z")
 
 
 class MetricError(LabError):
@@ -101,13 +108,20 @@ def parse_number(text: bytes | str, *, has_commas: bool = False) -> float:
 
 
 def read_tail(path: Path, limit: int = TAIL_BYTES) -> bytes:
-    """The last bytes of a log, b"" when it can't be read."""
+    """The last whole lines of a log, at most `limit` bytes; b"" when it can't be read or is no regular file.
+
+    A line that begins before the cut is left out, so that its end is never taken for a line of its own.
+    """
     try:
+        if not path.is_file():
+            return b""
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
-            return file.read()
+            start = max(0, file.seek(0, os.SEEK_END) - limit)
+            file.seek(max(0, start - 1))
+            tail = file.read(limit + 1)
     except OSError:
         return b""
+    return re.sub(rb"\A[^\r\n]*[\r\n]?", b"", tail, count=1) if start else tail
 
 
 def _whole_lines(log: bytes) -> list[bytes]:
@@ -131,8 +145,14 @@ def extract_line(log: bytes, name: str) -> float:
 
     Raises: MetricMissing, MetricAmbiguous (two lines, equal or not), MetricMalformed, MetricNotFinite.
     """
-    prefix = name.encode() + b":"
-    values = [line[len(prefix) :].strip(b" \t") for line in _whole_lines(log) if line.startswith(prefix)]
+    prefix = name.encode("utf-8", "replace") + b":"
+    noisy = re.compile(_NOISE + re.escape(prefix))
+    values = []
+    for line in _whole_lines(log):
+        if line.startswith(prefix):
+            values.append(line[len(prefix) :].strip(b" \t"))
+        elif noisy.match(line):
+            values.append(line)  # it claims to be the line and is not: malformed, or one too many
     known = METRICS.get(name)
     return parse_number(_one(values, f"{name}:"), has_commas=known is not None and known.has_commas)
 
@@ -140,34 +160,39 @@ def extract_line(log: bytes, name: str) -> float:
 def extract_pattern(log: bytes, pattern: str) -> float:
     """Group 1 of the one line that a user's pattern matches, as the whole of a number.
 
-    The number must not go on behind the group: `([0-9.]+)` on `1e-05` is refused, never read as 1.
+    The number must not go on beyond the group: `([0-9.]+)` on `1e-05` or `-1.5` is refused, never
+    read as 1 or 1.5. Lines of more than 4096 bytes are passed over.
     Raises: UsageError: the pattern does not compile or has no group; else as `extract_line`.
     """
     try:
         compiled = re.compile(pattern.encode())
-    except re.error as error:
+    except (re.error, UnicodeEncodeError, OverflowError) as error:
         raise UsageError(f"The pattern {pattern!r} is not a regular expression: {error}.") from error
     if compiled.groups < 1:
         raise UsageError(f"The pattern {pattern!r} has no group. Put the number in parentheses: '^loss: ([0-9.]+)'")
-    found = []
-    for line in _whole_lines(log):
-        if match := compiled.search(line):
-            group, rest = match[1] or b"", line[match.end(1) :]
-            found.append(group if not re.match(rb"[0-9A-Za-z_.,+-]", rest) else group + rest)
+    lines = (line for line in _whole_lines(log) if len(line) <= PATTERN_LINE_BYTES)
+    found = [_captured(match, line) for line in lines if (match := compiled.search(line))]
     return parse_number(_one(found, f"pattern {pattern!r}"))
+
+
+def _captured(match: re.Match[bytes], line: bytes) -> bytes:
+    """Group 1, or the whole line when the group is only a part of a number."""
+    before, after = line[: match.start(1)], line[match.end(1) :]
+    is_part = match[1] is None or _BEGAN_BEFORE.search(before) or _GOES_ON.match(after)
+    return line if is_part else match[1]
 
 
 def extract_json(blob: bytes, pointer: str) -> float:
     """The number at a JSON pointer (RFC 6901), such as `/result/val_bpb`.
 
     Raises: MetricMalformed: not strict JSON, too large, or no number there (true and "1" are none).
-        MetricMissing: nothing is there.
+        MetricMissing: nothing is there. MetricAmbiguous: an object has a name twice.
     """
     if len(blob) > JSON_BYTES:
         raise MetricMalformed(f"The JSON has {len(blob)} bytes; {JSON_BYTES} are allowed.")
     try:
-        value: Any = json.loads(blob, parse_constant=_refuse_constant)
-    except MetricNotFinite:
+        value: Any = json.loads(blob, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except MetricError:
         raise
     except (ValueError, RecursionError) as error:
         raise MetricMalformed(f"This is not strict JSON: {error}.") from error
@@ -181,6 +206,15 @@ def extract_json(blob: bytes, pointer: str) -> float:
     if not math.isfinite(number):
         raise MetricNotFinite(f"{pointer} holds a number that is not finite.")
     return number
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise MetricAmbiguous(f"The JSON has {shown(twice.encode('utf-8', 'replace'))} twice in one object.")
+    return found
 
 
 def _refuse_constant(word: str) -> Any:
@@ -203,7 +237,11 @@ def _follow(value: Any, pointer: str) -> Any:
 
 
 def parse_block(log: bytes) -> dict[str, float]:
-    """Every known metric after the last `---` line; a name whose value is not a finite number is left out."""
+    """Every known metric after the last `---` line, by name.
+
+    Raises: MetricMissing: no such line, or no known name after it; else as `extract_line`: one bad value
+        spoils the block, since a run that prints `val_bpb: nan` did not end well.
+    """
     lines = _whole_lines(log)
     marks = [i for i, line in enumerate(lines) if line.strip() == b"---"]
     if not marks:
@@ -211,8 +249,8 @@ def parse_block(log: bytes) -> dict[str, float]:
     block = b"\n".join(lines[marks[-1] + 1 :]) + b"\n"
     found = {}
     for name in METRICS:
-        try:
+        with contextlib.suppress(MetricMissing):
             found[name] = extract_line(block, name)
-        except MetricError:
-            continue
+    if not found:
+        raise MetricMissing(f"There is no known metric after the last '---' line. Known: {', '.join(METRICS)}.")
     return found

@@ -17,6 +17,8 @@ from autoexperiment.metrics import MetricError, parse_number
 from autoexperiment.vocabulary import Goal, Verdict
 
 COMMIT_CHARACTERS = 7
+DESCRIPTION_CHARACTERS = 500
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
 
@@ -38,8 +40,8 @@ def columns(metric: str = "val_bpb") -> tuple[str, ...]:
 
 
 def clean(text: str) -> str:
-    """Text without control, format and surrogate characters; tab and line ends stay for `_escape`."""
-    return "".join(c if c.isprintable() or c in _ESCAPES else " " for c in text)
+    """Text without terminal codes, its control, bidi and surrogate characters blanks; tab and line ends stay for `_escape`."""
+    return "".join(c if c.isprintable() or c in _ESCAPES else " " for c in _ANSI.sub("", text))
 
 
 def _escape(text: str) -> str:
@@ -54,13 +56,28 @@ def _cell(value: float | None, form: str) -> str:
     return format(value if value is not None and math.isfinite(value) else 0.0, form)
 
 
+def normalise(row: Row) -> Row:
+    """The row as the file can hold it, which is what `parse` gives back: short, rounded, a crash without numbers."""
+
+    def held(value: float | None, form: str) -> float | None:
+        return None if row.status is Verdict.CRASH else float(_cell(value, form)) or None
+
+    return Row(
+        " ".join(clean(row.commit).split())[:COMMIT_CHARACTERS],
+        held(row.value, ".6f"),
+        held(row.memory_gb, ".1f"),
+        held(row.tok_sec, ".0f"),
+        row.status,
+        clean(row.description)[:DESCRIPTION_CHARACTERS],
+    )
+
+
 def render(rows: Iterable[Row], metric: str = "val_bpb") -> str:
-    """The whole file, header first."""
-    lines = ["\t".join(columns(metric))]
-    for row in rows:
+    """The whole file, header first. What is missing is written as zeros, as for a crash."""
+    lines = ["\t".join(map(_escape, columns(metric)))]
+    for row in map(normalise, rows):
         numbers = (_cell(row.value, ".6f"), _cell(row.memory_gb, ".1f"), _cell(row.tok_sec, ".0f"))
-        commit = _escape(row.commit)[:COMMIT_CHARACTERS]
-        lines.append("\t".join((commit, *numbers, str(row.status), _escape(row.description))))
+        lines.append("\t".join((row.commit, *numbers, str(row.status), _escape(row.description))))
     return "\n".join(lines) + "\n"
 
 
@@ -87,19 +104,25 @@ def _row(line: str, header: tuple[str, ...], where: str, metric: str) -> Row:
     named = dict(zip(header, cells, strict=True))
     word = named["status"].strip().lower()
     if word not in set(Verdict):
-        raise UsageError(unknown("status", named["status"], Verdict, where=where))
+        raise UsageError(unknown("status", clean(named["status"])[:40], Verdict, where=where))
     status = Verdict(word)
 
     def number(column: str) -> float | None:
         if column not in named or status is Verdict.CRASH:
             return None
         try:
-            return parse_number(named[column].strip(), has_commas=True) or None  # zero is how missing is written
+            value = parse_number(named[column].strip(), has_commas=True)
         except MetricError as error:
-            raise UsageError(f"{where}, column {column}: {error}") from error
+            raise UsageError(f"{where}, column {column}: {error} Write 0 where there is no number.") from error
+        if value < 0 and column != metric:
+            raise UsageError(f"{where}, column {column}: {value:g} is below zero. Write 0 where there is no number.")
+        return value or None  # zero is how missing is written
 
+    if not named["commit"].strip():
+        raise UsageError(f"{where} has no commit. Allowed: the short hash of what was measured, in the first column.")
     description = _unescape(named["description"])
-    return Row(named["commit"], number(metric), number("memory_gb"), number("avg_tok_sec"), status, description)
+    row = Row(named["commit"], number(metric), number("memory_gb"), number("avg_tok_sec"), status, description)
+    return normalise(row)
 
 
 def best(rows: Sequence[Row], goal: Goal = Goal.MINIMIZE) -> Row | None:

@@ -27,6 +27,7 @@ from autoexperiment.vocabulary import Outcome, Verdict
 
 REFS = "refs/autoexperiment"
 SEEDS_PER_CANDIDATE = 16
+ENTERED = "branch entered"
 
 
 def now() -> datetime:
@@ -213,13 +214,15 @@ def start(root: Path, tag: str, plan: Plan) -> Session:
 
 
 def _enter_branch(session: Session) -> None:
-    """Create and check out the branch; repeated after a kill in between."""
+    """Create and check out the branch, once in a session's life; repeated after a kill in between."""
     repository, branch = session.repository, session.branch
     if not repository.branch_exists(branch):
         repository.create_branch(branch, session.head)
         failpoint.reach("session.branch_created")
     if repository.head_branch() != branch:
         repository.switch_to(branch)
+    failpoint.reach("session.branch_entered")
+    session.ledger.append("note", what=ENTERED)
 
 
 def current_tag(root: Path) -> str:
@@ -291,7 +294,7 @@ def recover(session: Session) -> None:
     """Bring ledger, refs and working tree to agreement after a kill; every part may be repeated."""
     repository, ledger = session.repository, session.ledger
     repository.remove_stale_locks(f"{REFS}/{session.tag}/", f"refs/heads/{session.branch}")
-    if not ledger.experiments and not repository.branch_exists(session.branch):
+    if all(note["what"] != ENTERED for note in ledger.notes):
         _enter_branch(session)
     experiment = ledger.unfinished
     if experiment is None:

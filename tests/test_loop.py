@@ -322,7 +322,7 @@ def test_drive_saves_an_edit_that_it_finds(project: Path) -> None:
         standin.edit(project, VALUE=0.5)
         loop.drive(running, Scripted([]), Limit(experiments=5))
 
-        assert [n["what"] for n in running.ledger.notes] == ["stray edit saved"]
+        assert [n["what"] for n in running.ledger.notes] == ["branch entered", "stray edit saved"]
         assert (project / "train.py").read_text() == standin.TRAIN
 
 

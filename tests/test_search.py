@@ -24,6 +24,7 @@ LR = 0.02  # learning rate | search: 0.002..0.2 log
 DEPTH = pick(cpu=2, gpu=8)  # layers | search: 1..12 int
 ACTIVATION = "relu2"  # é | search: "relu2", "gelu", "silu"
 WARM = 0.1  # share of the budget | search: 0.0..0.5
+BATCH = pick(cpu=2**11, gpu=2**16)  # tokens a step | search: 1024..131072 log
 FIXED = 3  # not searched
 def f():
     INNER = 1  # search: 1..2
@@ -38,7 +39,19 @@ def test_declared_constants_are_found_with_their_ranges() -> None:
         "DEPTH": (2, Range("int", 1, 12)),
         "ACTIVATION": ("relu2", Range("choice", choices=("relu2", "gelu", "silu"))),
         "WARM": (0.1, Range("uniform", 0.0, 0.5)),
+        "BATCH": (2048, Range("log", 1024, 131072)),
     }
+
+
+def test_whole_number_stays_whole_on_a_log_range() -> None:
+    from autoexperiment.agents.search import draws
+
+    batch = [c for c in constants.find(SOURCE, device="cpu") if c.name == "BATCH"]
+
+    values = [value for _, value in draws(batch, random.Random(1), is_local=False)]
+
+    assert values
+    assert all(isinstance(value, int) and 1024 <= value <= 131072 for value in values)
 
 
 @pytest.mark.parametrize(("device", "text"), [("cpu", "pick(cpu=5, gpu=8)"), ("gpu", "pick(cpu=2, gpu=5)")])

@@ -63,7 +63,13 @@ def parse_range(text: str) -> Range:
     return Range(kind, low, high)
 
 
+_POWER = re.compile(r"(\d{1,4}) ?\*\* ?(\d{1,2})")
+
+
 def _literal(text: str) -> Any:
+    """The value of a literal, or of a power of integers such as 2**16; None for anything else."""
+    if match := _POWER.fullmatch(text.strip()):
+        return int(match[1]) ** int(match[2])
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -132,6 +138,12 @@ def clamp(value: float, bounds: Range) -> float | int:
     """A number inside the range, rounded as it would be written."""
     inside = min(max(value, bounds.low), bounds.high)
     return round(inside) if bounds.kind == "int" else float(f"{inside:.3g}")
+
+
+def like(value: Any, present: Any) -> Any:
+    """A drawn number as the kind of number that the constant holds: whole ones stay whole."""
+    is_whole = isinstance(present, int) and not isinstance(present, bool) and isinstance(value, float)
+    return round(value) if is_whole else value
 
 
 def scale(bounds: Range) -> tuple[float, float]:

@@ -57,6 +57,7 @@ def draws(order: list[Constant], rng: random.Random, *, is_local: bool) -> Itera
     for constant in order:
         for _ in range(TRIES):
             draw = draw_near(constant.value, constant.range, rng) if is_local else draw_anywhere(constant.range, rng)
+            draw = constants.like(draw, constant.value)
             if constants.write_value(draw) != constants.write_value(constant.value):
                 yield constant, draw
 

@@ -55,7 +55,7 @@ def mlx(context: click.Context, debug: bool) -> None:
 def main() -> int:
     """Run the command line; returns the exit code."""
     try:
-        mlx.main(standalone_mode=False, prog_name="mlx")
+        code = mlx.main(standalone_mode=False, prog_name="mlx")
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return 0
@@ -72,4 +72,4 @@ def main() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
+    return code if isinstance(code, int) else 0
