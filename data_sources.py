@@ -287,7 +287,9 @@ def _parquet_problem(path: Path, column: str) -> str:
     if column not in schema.names:
         return f"it has no column {column!r}, only {', '.join(schema.names)}"
     kind = schema.field(column).type
-    return "" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else f"column {column!r} is {kind}, not text"
+    return (
+        "" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else f"column {column!r} is {kind}, not text"
+    )
 
 
 class _Notes:
@@ -353,9 +355,10 @@ def fetch(repo: str, revision: str, name: str, *, target: Path) -> str:
 
 
 def _fetch(repo: str, revision: str, name: str, target: Path) -> str:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
     from autoexperiment.errors import Refused
     from autoexperiment.files import fsync_dir
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repo, name, repo_type="dataset", revision=revision)
     published = get_hf_file_metadata(url)
@@ -387,9 +390,10 @@ def _fetch(repo: str, revision: str, name: str, target: Path) -> str:
 
 def _continue(url: str, part: Path, size: int | None) -> str:
     """Bring a part file to its full size, from where it ends; returns its sha256."""
-    from autoexperiment.files import fsync
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
+
+    from autoexperiment.files import fsync
 
     with part.open("ab") as file:
         if size is not None and file.tell() > size:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from autoexperiment.errors import UsageError
 from autoexperiment.files import write_atomic
-from autoexperiment.summary import Line, Summary, cell, escape, noise_word
+from autoexperiment.ledger import LedgerView
+from autoexperiment.paths import ProjectPaths
+from autoexperiment.summary import Line, Summary, cell, escape, noise_word, summarise
 
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
@@ -83,6 +86,22 @@ def update_day(path: Path, tag: str, day: str, section: str) -> None:
         whole = head + ("" if head.endswith("\n") else "\n") + "\n" + block + "\n"
     if whole != text:
         write_atomic(path, whole)
+
+
+def write_day(project: ProjectPaths, tag: str, day: str, ledger: LedgerView) -> Path | None:
+    """Write a session's section of one local day's log again from its ledger; None when nothing was decided then."""
+    decided = [e for e in ledger.experiments if e.decided and local_day(e.decided_at) == day]
+    if not decided:
+        return None
+    summary = summarise(ledger.session, ledger.experiments)
+    section = render_section(summary, [summary.lines[e.number] for e in decided])
+    update_day(project.daily_log(day), tag, day, section)
+    return project.daily_log(day)
+
+
+def local_day(time: str) -> str:
+    """The local calendar day, YYYY-MM-DD, of a ledger's time."""
+    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d")
 
 
 def set_next_to_try(path: Path, ideas: Sequence[str]) -> None:

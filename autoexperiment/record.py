@@ -2,31 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from autoexperiment import results
-from autoexperiment.errors import Refused, UsageError, unknown
-from autoexperiment.failure import Failure
+from autoexperiment.errors import LabError, Refused, UsageError, unknown
+from autoexperiment.failure import Failure, classify
 from autoexperiment.files import Lock, write_atomic
 from autoexperiment.ledger import VERSION, Experiment, Ledger, read_ledger
-from autoexperiment.metrics import METRICS
+from autoexperiment.metrics import METRICS, MetricMissing, extract_json, read_tail
 from autoexperiment.paths import BRANCH, ProjectPaths
 from autoexperiment.recipe import REPORTED, Recipe
 from autoexperiment.results import Row
-from autoexperiment.session import breaker_state
+from autoexperiment.session import breaker_state, current_tag
 from autoexperiment.vocabulary import Goal, Outcome, TrustLevel, Verdict
 
 BY_HAND = "by hand"
+BY_HAND_TAG = "by-hand"
+IMPORTED = "import"
+LOCK_S = 10.0
+FILE_BYTES = 10_000_000
+COMMIT_CHARACTERS = 40
 DESCRIPTION_LIMIT = 500
 DESCRIPTION_BYTES = 3000  # as JSON: a ledger record has at most 4096 bytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What somebody says about one experiment. `failure`: why it crashed, where that is known."""
+
+    commit: str
+    status: Verdict
+    description: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    source: str = BY_HAND
+    failure: Failure | None = None
 
 
 def _goal(metric: str) -> Goal:
     known = METRICS.get(metric)
     return (known.goal if known else None) or Goal.MINIMIZE
+
+
+def default_tag(root: Path) -> str:
+    """The tag of the branch that is checked out, else `by-hand`."""
+    with contextlib.suppress(LabError):
+        return current_tag(root)
+    return BY_HAND_TAG
+
+
+def primary_metric(project: ProjectPaths, tag: str) -> str | None:
+    """The metric that a session compares, or None before its first record."""
+    path = project.session(tag).ledger
+    start = read_ledger(path).session if path.exists() else {}
+    return start["recipe"]["metric"] if start else None
 
 
 def _open(project: ProjectPaths, tag: str, metric: str, goal: Goal | None) -> Ledger:
@@ -39,21 +72,28 @@ def _open(project: ProjectPaths, tag: str, metric: str, goal: Goal | None) -> Le
             policy=BY_HAND, dataset=None, snapshot=None, harness={}, machine={}, options={},
         )  # fmt: skip
     if ledger.session["policy"] != BY_HAND:
+        ledger.close()
         raise Refused(
             f"Session {tag} belongs to the loop, whose rows are measured, not typed. "
             "Measure the edit with 'mlx loop step -m …', or record under another tag: --tag NAME"
         )
-    if ledger.session["recipe"]["metric"] != metric:
-        raise UsageError(f"Session {tag} records {ledger.session['recipe']['metric']}, not {metric}. Use another tag.")
     return ledger
 
 
-def _check(status: Verdict, metrics: Mapping[str, float], metric: str) -> None:
-    if status is Verdict.CRASH and metrics:
+def _check(entry: Entry, metric: str) -> None:
+    """Raises: UsageError: numbers that do not fit the status, an unknown name, or a number that is not finite."""
+    status = entry.status
+    if not entry.commit.strip() or not (entry.description.strip() or entry.source == IMPORTED):
+        raise UsageError("A result needs a commit and a description. For example: --description 'raise MATRIX_LR to 0.05'")
+    if status is Verdict.CRASH and entry.metrics:
         raise UsageError("A crash has no numbers. Leave the metrics away, or choose the status keep or discard.")
-    if status is not Verdict.CRASH and metric not in metrics:
-        raise UsageError(f"A row with status {status} needs {metric}. For example: --metric {metric}=1.234567")
-    for name, value in metrics.items():
+    is_old_discard = status is Verdict.DISCARD and entry.source == IMPORTED  # a timeout, in other tools' files
+    if status is not Verdict.CRASH and metric not in entry.metrics and not is_old_discard:
+        raise UsageError(
+            f"Commit {results.clean(entry.commit)[:40]!r} has status {status} and no {metric}. Allowed without one: "
+            f"a crash. For example: --metric {metric}=1.234567"
+        )
+    for name, value in entry.metrics.items():
         if name != metric and name not in METRICS:
             raise UsageError(unknown("metric", name, dict.fromkeys([metric, *METRICS])))
         if not math.isfinite(value):
@@ -67,24 +107,33 @@ def _short(description: str) -> str:
     return text
 
 
-def _append(ledger: Ledger, row: Row, metrics: Mapping[str, float], *, source: str, failure: Failure | None) -> None:
-    number = len(ledger.experiments)
-    is_crash = row.status is Verdict.CRASH
-    outcome = Outcome.CRASHED if is_crash else Outcome.OK
-    ending = {"outcome": str(outcome), "failure": asdict(failure) if is_crash and failure else None}
-    # The breaker takes equal reasons of crashes without a failure for equal failures: "" equals nothing.
-    reason = "Recorded by hand." if not is_crash else f"{failure.kind}: {failure.message}" if failure else ""
+def _outcome(entry: Entry) -> Outcome:
+    if entry.status is Verdict.CRASH:
+        return Outcome.CRASHED
+    return Outcome.OK if entry.metrics else Outcome.REJECTED
+
+
+def _reason(entry: Entry) -> str:
+    """Why it stands there. A crash of unknown cause has none: the breaker takes equal reasons for equal failures."""
+    if entry.status is not Verdict.CRASH:
+        return "Recorded by hand."
+    return f"{entry.failure.kind}: {entry.failure.message}" if entry.failure else ""
+
+
+def _append(ledger: Ledger, entry: Entry) -> None:
+    number, outcome, metrics = len(ledger.experiments), str(_outcome(entry)), dict(entry.metrics)
+    failure = asdict(entry.failure) if entry.failure and entry.status is Verdict.CRASH else None
     ledger.append(
-        "begin", experiment=number, commit=row.commit, base="", content="", source=source,
-        description=_short(row.description), lines_added=0, lines_removed=0,
+        "begin", experiment=number, commit=results.clean(entry.commit)[:COMMIT_CHARACTERS], base="", content="",
+        source=entry.source, description=_short(entry.description), lines_added=0, lines_removed=0,
     )  # fmt: skip
     ledger.append("started", experiment=number, run=0, folder="", seed=0)
-    ledger.append("ended", experiment=number, run=0, ending=ending)
+    ledger.append("ended", experiment=number, run=0, ending={"outcome": outcome, "failure": failure})
     if metrics:
-        ledger.append("scored", experiment=number, run=0, metrics=dict(metrics), trust=str(TrustLevel.SELF_REPORTED))
+        ledger.append("scored", experiment=number, run=0, metrics=metrics, trust=str(TrustLevel.SELF_REPORTED))
     ledger.append(
-        "decided", experiment=number, verdict=str(row.status), outcome=str(outcome), reason=reason,
-        evidence={"rule": BY_HAND}, metrics=dict(metrics),
+        "decided", experiment=number, verdict=str(entry.status), outcome=outcome, reason=_reason(entry),
+        evidence={"rule": BY_HAND}, metrics=metrics,
     )  # fmt: skip
     ledger.append("applied", experiment=number, head="")
 
@@ -104,62 +153,114 @@ def _finish_torn(ledger: Ledger) -> None:
     ledger.append("applied", experiment=open_row.number, head="")
 
 
-def _refuse_loss(project: ProjectPaths, new: Sequence[Row], metric: str) -> None:
+def _refuse_loss(project: ProjectPaths, new: Sequence[Entry], metric: str) -> None:
     """Refuse to write results.tsv again while it holds commits that no ledger of this project has.
 
     Raises: Refused. UsageError: the file can't be read as one of results.
     """
-    try:
-        text = project.results.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not project.results.exists():
         return
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{project.results} is not UTF-8 text: {error}. Move it away, then record again.") from error
-    stated = text.split("\n")[0].split("\t")
-    rows = results.parse(text, name=str(project.results), metric=stated[1] if len(stated) > 1 else metric)
+    _, rows = _read_rows(project.results, metric)
     ledgers = [read_ledger(project.session(tag).ledger) for tag in project.tags()]
-    known = {results.normalise(row).commit for row in new}
-    known |= {results.normalise(row).commit for ledger in ledgers for row in results.rows(ledger.experiments)}
-    if foreign := [row.commit for row in rows if row.commit not in known]:
+    known = {_key(entry.commit) for entry in new} | {_key(e.commit) for view in ledgers for e in view.experiments}
+    if foreign := [row.commit for row in rows if _key(row.commit) not in known]:
         raise Refused(
             f"{project.results} has {len(foreign)} rows that no ledger here knows, first {foreign[0]!r}, and would lose "
             "them. Take them over first: python3 scripts/record_result.py --import results.tsv"
         )
 
 
-def record_rows(
-    project: ProjectPaths,
-    tag: str,
-    rows: Sequence[tuple[Row, Mapping[str, float]]],
-    *,
-    metric: str = "val_bpb",
-    goal: Goal | None = None,
-    source: str = BY_HAND,
-    failure: Failure | None = None,
-) -> list[Experiment]:
-    """Append rows with their metrics to a ledger kept by hand, and write results.tsv again.
+def _key(commit: str) -> str:
+    return " ".join(results.clean(commit).split())[: results.COMMIT_CHARACTERS]
 
-    Args:
-        goal: of the metric, on first use; the known metric's own, else minimize.
-        failure: why the crashes among the rows ended; equal ones open the circuit breaker.
-    Raises: UsageError: a crash with numbers, another row without, an unknown metric, or a number that is
-        not finite; nothing is written then. Refused: the session is a loop's, or results.tsv holds rows
-        that would be lost. Locked.
-    """
-    for row, metrics in rows:
-        _check(row.status, metrics, metric)
-    with Lock(project.lock).acquire(timeout_s=10.0):
-        _refuse_loss(project, [row for row, _ in rows], metric)
+
+def _read_rows(path: Path, metric: str) -> tuple[str, list[Row]]:
+    """A results file's rows and the metric that its header names. Raises: UsageError."""
+    try:
+        if path.stat().st_size > FILE_BYTES:
+            raise UsageError(f"{path} has more than {FILE_BYTES} bytes. Allowed: that many. Import it in parts.")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read {path} as UTF-8 text: {error}. Give a file of tab-separated results.") from error
+    header = text.split("\n")[0].rstrip("\r").split("\t")
+    stated = header[1] if len(header) > 1 and header[1].strip() else metric
+    return stated, results.parse(text, name=path.name, metric=stated)
+
+
+def _record(
+    project: ProjectPaths, tag: str, entries: Sequence[Entry], *, metric: str, goal: Goal | None = None
+) -> list[Experiment]:
+    metric = primary_metric(project, tag) or metric
+    for entry in entries:
+        _check(entry, metric)
+    with Lock(project.lock).acquire(timeout_s=LOCK_S):
+        _refuse_loss(project, entries, metric)
         ledger = _open(project, tag, metric, goal)
         try:
             _finish_torn(ledger)
             first = len(ledger.experiments)
-            for row, metrics in rows:
-                _append(ledger, row, metrics, source=source, failure=failure)
+            for entry in entries:
+                _append(ledger, entry)
         finally:
             ledger.close()
         write_atomic(project.results, results.render(results.rows(ledger.experiments, metric), metric))
     return ledger.experiments[first:]
+
+
+def record_by_hand(project: ProjectPaths, tag: str, entry: Entry, *, goal: Goal | None = None) -> Experiment:
+    """Append one result to a ledger kept by hand, started on first use, and write results.tsv again.
+
+    The session's metric is the first one that its first record names, else `val_bpb`.
+
+    Args: goal: of that metric, on first use; the known metric's own, else minimize.
+    Raises: UsageError: a crash with numbers, another status without, an unknown metric, or a number that
+        is not finite. Refused: the session is a loop's, or results.tsv holds rows that would be lost.
+        Locked. In each case nothing is written.
+    """
+    return _record(project, tag, [entry], metric=next(iter(entry.metrics), "val_bpb"), goal=goal)[0]
+
+
+def import_file(project: ProjectPaths, tag: str, path: Path, *, goal: Goal | None = None) -> list[Experiment]:
+    """Take the rows of a results file with five or six columns over into a ledger kept by hand.
+
+    Raises: UsageError: a line that can't be understood; nothing is taken over then. Refused: a row that
+        the session has already; else as `record_by_hand`.
+    """
+    metric, rows = _read_rows(path, "val_bpb")
+    ledger = project.session(tag).ledger
+    known = {
+        (_key(e.commit), e.verdict, e.description) for e in (read_ledger(ledger).experiments if ledger.exists() else ())
+    }
+    for row in rows:
+        if (row.commit, row.status, _short(row.description)) in known:
+            raise Refused(f"{path.name} was imported before: {tag} has {row.commit} already. Nothing was taken over.")
+    entries = [Entry(row.commit, row.status, row.description, _metrics_of(row, metric), IMPORTED) for row in rows]
+    return _record(project, tag, entries, metric=metric, goal=goal)
+
+
+def _metrics_of(row: Row, metric: str) -> dict[str, float]:
+    memory_mb = None if row.memory_gb is None else row.memory_gb * 1024
+    found = {metric: row.value, "peak_memory_mb": memory_mb, "avg_tok_sec": row.tok_sec}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def failure_of(log: Path, root: Path) -> Failure | None:
+    """Why a run ended, from the end of its log. Raises: UsageError: there is no such file."""
+    if not log.is_file():
+        raise UsageError(f"There is no log {log}. Give the file that the run's output went to: --log run.log")
+    return classify(read_tail(log), exit_code=1, signal=None, killed_by_us=False, folder=root)[1]
+
+
+def last_run_metrics(blob: bytes, metric: str) -> dict[str, float]:
+    """The metric, and what is known of memory and speed, from the bytes of a `data/last_run.json`.
+
+    Raises: MetricError: the metric is missing, or a number there is none.
+    """
+    found = {metric: extract_json(blob, f"/result/{metric}")}
+    for name in ("peak_memory_mb", "avg_tok_sec"):
+        with contextlib.suppress(MetricMissing):
+            found[name] = extract_json(blob, f"/training/{name}")
+    return found
 
 
 def close_breaker(project: ProjectPaths, tag: str, why: str) -> None:
@@ -167,7 +268,7 @@ def close_breaker(project: ProjectPaths, tag: str, why: str) -> None:
 
     Raises: Refused: it is not open. Locked.
     """
-    with Lock(project.lock).acquire(timeout_s=10.0):
+    with Lock(project.lock).acquire(timeout_s=LOCK_S):
         ledger = Ledger.open(project.session(tag).ledger)
         try:
             if not breaker_state(ledger).open:
