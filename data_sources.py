@@ -96,6 +96,7 @@ def _text_corpus(root: Path, paths: Iterable[Path], read: Callable[[Path], Itera
         elif blob:
             name = path.relative_to(root).as_posix()
             files.append(SourceFile(name, path, hashlib.sha256(blob).hexdigest(), len(blob)))
+    files.sort(key=lambda file: file.sha256)  # so that a renamed file changes nothing
     return Corpus(tuple(files), read, skipped=skipped)
 
 

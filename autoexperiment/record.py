@@ -84,7 +84,9 @@ def _check(entry: Entry, metric: str) -> None:
     """Raises: UsageError: numbers that do not fit the status, an unknown name, or a number that is not finite."""
     status = entry.status
     if not entry.commit.strip() or not (entry.description.strip() or entry.source == IMPORTED):
-        raise UsageError("A result needs a commit and a description. For example: --description 'raise MATRIX_LR to 0.05'")
+        raise UsageError(
+            "A result needs a commit and a description. For example: --description 'raise MATRIX_LR to 0.05'"
+        )
     if status is Verdict.CRASH and entry.metrics:
         raise UsageError("A crash has no numbers. Leave the metrics away, or choose the status keep or discard.")
     is_old_discard = status is Verdict.DISCARD and entry.source == IMPORTED  # a timeout, in other tools' files

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036  a bare python3 may be older than the one that the package asks for
     sys.exit("circuit_breaker: Python 3.11 or newer is needed, this is " + sys.version.split()[0])
 sys.path.insert(0, str(ROOT))
 
@@ -45,7 +45,9 @@ def run(options: argparse.Namespace) -> int:
         facts = {"open": state.open, "streak": state.streak, "same": state.same, "fingerprint": state.fingerprint}
         print(json.dumps({"tag": tag, **facts, "reason": state.reason, "ledger": str(ledger)}))
     elif state.open:
-        print(f"Session {tag}: open. {state.reason} Mend the cause, then: circuit_breaker.py --tag {tag} --reset REASON")
+        print(
+            f"Session {tag}: open. {state.reason} Mend the cause, then: circuit_breaker.py --tag {tag} --reset REASON"
+        )
     else:
         print(f"Session {tag}: closed, {state.streak} crashes in a row ({ledger})")
     return BreakerOpen.exit_code if state.open else 0

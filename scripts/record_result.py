@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036  a bare python3 may be older than the one that the package asks for
     sys.exit("record_result: Python 3.11 or newer is needed, this is " + sys.version.split()[0])
 sys.path.insert(0, str(ROOT))
 

@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036  a bare python3 may be older than the one that the package asks for
     sys.exit("update_log: Python 3.11 or newer is needed, this is " + sys.version.split()[0])
 sys.path.insert(0, str(ROOT))
 
@@ -31,7 +31,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tag", help="default: that of branch autoresearch/TAG, else 'by-hand'")
     parser.add_argument("--date", type=date.fromisoformat, default=date.today(), help="default: today")
-    parser.add_argument("--next", nargs="+", metavar="IDEA", dest="ideas", help="what to try next, one idea a word group")
+    parser.add_argument(
+        "--next", nargs="+", metavar="IDEA", dest="ideas", help="what to try next, one idea a word group"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(argv)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
 import standin
 
@@ -22,3 +24,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = standin.make_project(tmp_path / "project")
     monkeypatch.chdir(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the embedded dataset, prepared once for all tests of a worker."""
+    import os
+    import subprocess
+
+    home = tmp_path_factory.mktemp("data")
+    variables = {"AUTORESEARCH_CACHE": str(home / "cache"), "XDG_STATE_HOME": str(home / "state")}
+    command = [sys.executable, str(ROOT / "prepare.py")]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **variables})
+    return next((home / "cache" / "pystdlib").glob("*/manifest.json")).parent
