@@ -341,6 +341,7 @@ def fetch(repo: str, revision: str, name: str, *, target: Path) -> str:
     """
     from autoexperiment.errors import Refused
 
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the client is imported
     try:
         return _fetch(repo, revision, name, target)
     except (Refused, ModuleNotFoundError):

@@ -31,7 +31,8 @@ def save_progress(summary: Summary, path: Path) -> bool:
     axes.set_title(f"{summary.tag}: {len(summary.judged)} judged, {summary.counts.get('keep', 0)} kept")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
-    axes.legend(loc="best", fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best", fontsize=8)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     write_atomic(path, picture.getvalue())

@@ -85,7 +85,7 @@ def test_shards_are_fetched_at_the_pinned_commit_and_prepared(tmp_path: Path, hu
         (HELD, True, f"{REPO}@{COMMIT}"),
         (TRAIN, False, f"{REPO}@{COMMIT}"),
     ]
-    assert all(f"/resolve/{COMMIT}/" in path for _, path, _ in hub.requests)
+    assert {p for _, p, _ in hub.requests} == {f"/datasets/{REPO}/resolve/{COMMIT}/{n}" for n in (TRAIN, HELD)}
     assert hub.ranges("part_001.parquet") == []
 
 
