@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,21 +12,28 @@ from typing import Any
 from autoexperiment import journal
 from autoexperiment.errors import LedgerCorrupt, Refused, UsageError, unknown
 from autoexperiment.journal import Journal, Record
-from autoexperiment.vocabulary import Outcome, Verdict
+from autoexperiment.vocabulary import Outcome, TrustLevel, Verdict
 
 VERSION = 1
 
-FIELDS: dict[str, tuple[str, ...]] = {
-    "session": ("version", "tag", "branch", "base", "recipe", "budget", "policy", "dataset", "snapshot",
-                "harness", "machine", "options"),
-    "begin": ("experiment", "commit", "base", "content", "description", "lines_added", "lines_removed", "source"),
-    "started": ("experiment", "run", "folder", "seed"),
-    "ended": ("experiment", "run", "ending"),
-    "scored": ("experiment", "run", "metrics", "trust"),
-    "decided": ("experiment", "verdict", "outcome", "reason", "evidence", "metrics"),
-    "applied": ("experiment", "head"),
-    "note": ("what",),
+_MAYBE = (str, type(None))
+
+# The fields of each kind and their JSON types. A note may carry any others besides.
+FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "session": {"version": (int,), "tag": (str,), "branch": (str,), "base": (str,), "recipe": (dict,),
+                "budget": (str,), "policy": (str,), "dataset": _MAYBE, "snapshot": _MAYBE, "harness": (dict,),
+                "machine": (dict,), "options": (dict,)},
+    "begin": {"experiment": (int,), "commit": (str,), "base": (str,), "content": (str,), "description": (str,),
+              "lines_added": (int,), "lines_removed": (int,), "source": (str,)},
+    "started": {"experiment": (int,), "run": (int,), "folder": (str,), "seed": (int,)},
+    "ended": {"experiment": (int,), "run": (int,), "ending": (dict,)},
+    "scored": {"experiment": (int,), "run": (int,), "metrics": (dict,), "trust": (str,)},
+    "decided": {"experiment": (int,), "verdict": _MAYBE, "outcome": (str,), "reason": (str,), "evidence": (dict,),
+                "metrics": (dict,)},
+    "applied": {"experiment": (int,), "head": (str,)},
+    "note": {"what": (str,)},
 }  # fmt: skip
+_STAMPS = ("kind", "seq", "time")
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,29 @@ class _Illegal(Exception):
     """The record does not fit what came before; the message says why."""
 
 
+def _check_fields(record: Record) -> None:
+    """Raises: _Illegal: an unknown kind, a missing field, or one of the wrong type."""
+    kind = record.get("kind")
+    if kind not in FIELDS:
+        raise _Illegal(f"kind {kind!r} is unknown")
+    for name, types in FIELDS[kind].items():
+        if name not in record:
+            raise _Illegal(f"a {kind} record without {name}")
+        if type(record[name]) not in types:
+            raise _Illegal(f"{name} of a {kind} record is {record[name]!r:.80}")
+
+
+def _check_numbers(metrics: dict[str, Any]) -> None:
+    for name, value in metrics.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise _Illegal(f"metric {name} is {value!r:.80}, not a finite number")
+
+
 class LedgerView:
-    """Everything that a journal's records add up to. Read-only."""
+    """Everything that a journal's records add up to. Read-only.
+
+    `session` is {} before the first record. `incumbent` is the last experiment that was kept.
+    """
 
     def __init__(self) -> None:
         self.session: dict[str, Any] = {}
@@ -85,23 +114,20 @@ class LedgerView:
 
     def _fold(self, record: Record) -> None:
         """Take one more record into account. Raises: _Illegal: it can't follow the ones before."""
-        kind = record.get("kind")
-        if kind not in FIELDS:
-            raise _Illegal(f"kind {kind!r} is unknown")
-        missing = [name for name in FIELDS[kind] if name not in record]
-        if missing:
-            raise _Illegal(f"a {kind} record without {', '.join(missing)}")
+        _check_fields(record)
+        kind = record["kind"]
         if kind != "session" and not self.session:
             raise _Illegal(f"a {kind} record before the session record")
-        getattr(self, f"_fold_{kind}")(record)
+        try:
+            getattr(self, f"_fold_{kind}")(record)
+        except ValueError as error:  # a word that Outcome, Verdict or TrustLevel does not know
+            raise _Illegal(str(error)) from error
 
     def _fold_session(self, record: Record) -> None:
         if self.session:
             raise _Illegal("a second session record")
         if record["version"] != VERSION:
-            raise _Illegal(
-                f"version {record['version']} is not {VERSION}: it was written by another release of this program"
-            )
+            raise _Illegal(f"version {record['version']} of a session record; this release writes {VERSION}")
         self.session = record
 
     def _fold_note(self, record: Record) -> None:
@@ -112,8 +138,7 @@ class LedgerView:
             raise _Illegal(f"experiment {record['experiment']} begins while {self.unfinished.number} is unfinished")
         if record["experiment"] != len(self.experiments):
             raise _Illegal(f"experiment {record['experiment']} begins, {len(self.experiments)} is next")
-        names = [name for name in FIELDS["begin"] if name != "experiment"]
-        values = {name: record[name] for name in names}
+        values = {name: record[name] for name in FIELDS["begin"] if name != "experiment"}
         self.experiments.append(Experiment(number=record["experiment"], begun_at=record["time"], **values))
 
     def _open_experiment(self, record: Record, *, decided: bool) -> Experiment:
@@ -124,7 +149,7 @@ class LedgerView:
 
     def _fold_started(self, record: Record) -> None:
         current = self._open_experiment(record, decided=False)
-        if record["run"] != len(current.runs) or any(run.ending is None for run in current.runs):
+        if record["run"] != len(current.runs) or any(run.ending is None for run in current.runs[-1:]):
             raise _Illegal(f"run {record['run']} of experiment {current.number} starts out of order")
         run = RunRecord(record["run"], record["folder"], record["seed"])
         self.experiments[-1] = replace(current, runs=(*current.runs, run))
@@ -141,23 +166,29 @@ class LedgerView:
         self._change_run(record, lambda run: run.ending is None, ending=record["ending"])
 
     def _fold_scored(self, record: Record) -> None:
-        changes = {"metrics": record["metrics"], "trust": record["trust"]}
+        _check_numbers(record["metrics"])
+        changes = {"metrics": record["metrics"], "trust": str(TrustLevel(record["trust"]))}
         self._change_run(record, lambda run: run.ending is not None and run.metrics is None, **changes)
 
     def _fold_decided(self, record: Record) -> None:
         current = self._open_experiment(record, decided=False)
-        if any(run.ending is None for run in current.runs):
+        if any(run.ending is None for run in current.runs[-1:]):
             raise _Illegal(f"experiment {current.number} is decided while a run goes on")
+        verdict = None if record["verdict"] is None else Verdict(record["verdict"])
+        outcome = Outcome(record["outcome"])
+        if (verdict is None) is not (outcome is Outcome.INTERRUPTED):
+            raise _Illegal(
+                f"verdict {record['verdict']} on an outcome {outcome}: nothing is decided about it, or all is"
+            )
+        if verdict is Verdict.KEEP and outcome is not Outcome.OK:
+            raise _Illegal(f"experiment {current.number} is kept with outcome {outcome}")
+        _check_numbers(record["metrics"])
+        said = {name: record[name] for name in ("reason", "evidence", "metrics")}
         self.experiments[-1] = replace(
-            current,
-            decided=True,
-            decided_at=record["time"],
-            verdict=None if record["verdict"] is None else Verdict(record["verdict"]),
-            outcome=Outcome(record["outcome"]),
-            **{name: record[name] for name in ("reason", "evidence", "metrics")},
+            current, decided=True, decided_at=record["time"], verdict=verdict, outcome=outcome, **said
         )
         # The incumbent changes with the decision: applying it only makes git agree.
-        if self.experiments[-1].verdict is Verdict.KEEP:
+        if verdict is Verdict.KEEP:
             self.incumbent = self.experiments[-1]
 
     def _fold_applied(self, record: Record) -> None:
@@ -171,44 +202,62 @@ def _utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _fold_all(view: LedgerView, records: list[Record], path: Path) -> None:
+def _fold_all(view: LedgerView, records: Iterable[Record], path: Path) -> None:
     for record in records:
+        _refuse_newer(record, path)
         try:
             view._fold(record)
-        except (_Illegal, ValueError, TypeError) as error:
+        except _Illegal as error:
             raise LedgerCorrupt(
-                f"{path}:{record.get('seq')} does not fit: {error}. Nothing was changed. "
+                f"{path}:{record['seq']} does not fit: {error}. Nothing was changed. "
                 "Use the program that wrote it, or start another tag."
             ) from error
+
+
+def _refuse_newer(record: Record, path: Path) -> None:
+    version = record.get("version") if record.get("kind") == "session" else None
+    if type(version) is int and version > VERSION:
+        raise Refused(
+            f"{path} was written by a newer release: version {version}, and this one reads up to {VERSION}. "
+            "Nothing was changed. Update autoexperiment, or start another tag."
+        )
 
 
 class Ledger(LedgerView):
     """A session's ledger, open for appending; the caller holds the session's lock."""
 
-    def __init__(self, log: Journal, *, clock: Callable[[], str] = _utc_now) -> None:
+    def __init__(self, log: Journal, records: Iterable[Record], *, clock: Callable[[], str] = _utc_now) -> None:
         super().__init__()
         self._journal = log
         self._clock = clock
-        _fold_all(self, log.records, log.path)
+        _fold_all(self, records, log.path)
 
     @classmethod
     def open(cls, path: Path, *, clock: Callable[[], str] = _utc_now) -> Ledger:
-        """Open or create; a torn tail is repaired. Raises: LedgerCorrupt."""
-        return cls(Journal.open(path), clock=clock)
+        """Open or create; a torn tail is repaired. Raises: LedgerCorrupt. Refused: a newer release wrote it."""
+        log, records = Journal.open(path)
+        try:
+            return cls(log, records, clock=clock)
+        except BaseException:
+            log.close()
+            raise
 
     def append(self, kind: str, **fields: Any) -> Record:
-        """Write one record, then take it into account.
+        """Write one record, then take it into account; returns it as a reader will see it.
 
-        Raises: UsageError: unknown kind. Refused: it can't follow the records before; nothing was written.
+        Raises: UsageError: unknown kind or field. Refused: it can't follow the records before. DiskFull.
+            Nothing was written then, and nothing has changed here.
         """
         if kind not in FIELDS:
             raise UsageError(unknown("record kind", kind, FIELDS))
-        time = self._clock()
+        for name in fields:
+            if name in _STAMPS or (kind != "note" and name not in FIELDS[kind]):
+                raise UsageError(unknown(f"field of a {kind} record", name, FIELDS[kind]))
         undo = (self.session, self.incumbent, self.unfinished, len(self.experiments), len(self.notes))
         try:
-            self._fold({"kind": kind, **fields, "time": time})
-            return self._journal.append({"kind": kind, **fields}, time=time)
+            return self._journal.append({"kind": kind, **fields}, time=self._clock(), accept=self._fold)
         except _Illegal as error:
+            self._undo(*undo)
             raise Refused(f"This record would break the ledger: {error}. This is a defect of the program.") from error
         except BaseException:
             self._undo(*undo)
@@ -228,7 +277,10 @@ class Ledger(LedgerView):
 
 
 def read_ledger(path: Path) -> LedgerView:
-    """A session's ledger for reading, without its lock; a torn tail is left alone."""
+    """A session's ledger for reading, without its lock; a torn tail is left alone.
+
+    Raises: UsageError: no such file. LedgerCorrupt. Refused: a newer release wrote it.
+    """
     view = LedgerView()
     _fold_all(view, journal.read(path), path)
     return view

@@ -164,16 +164,14 @@ def _refuse_loss(project: ProjectPaths, new: Sequence[Entry], metric: str) -> No
         return
     _, rows = _read_rows(project.results, metric)
     ledgers = [read_ledger(project.session(tag).ledger) for tag in project.tags()]
-    known = {_key(entry.commit) for entry in new} | {_key(e.commit) for view in ledgers for e in view.experiments}
-    if foreign := [row.commit for row in rows if _key(row.commit) not in known]:
+    known = {results.short_commit(entry.commit) for entry in new} | {
+        results.short_commit(e.commit) for view in ledgers for e in view.experiments
+    }
+    if foreign := [row.commit for row in rows if results.short_commit(row.commit) not in known]:
         raise Refused(
             f"{project.results} has {len(foreign)} rows that no ledger here knows, first {foreign[0]!r}, and would lose "
             "them. Take them over first: python3 scripts/record_result.py --import results.tsv"
         )
-
-
-def _key(commit: str) -> str:
-    return " ".join(results.clean(commit).split())[: results.COMMIT_CHARACTERS]
 
 
 def _read_rows(path: Path, metric: str) -> tuple[str, list[Row]]:
@@ -231,7 +229,8 @@ def import_file(project: ProjectPaths, tag: str, path: Path, *, goal: Goal | Non
     metric, rows = _read_rows(path, "val_bpb")
     ledger = project.session(tag).ledger
     known = {
-        (_key(e.commit), e.verdict, e.description) for e in (read_ledger(ledger).experiments if ledger.exists() else ())
+        (results.short_commit(e.commit), e.verdict, e.description)
+        for e in (read_ledger(ledger).experiments if ledger.exists() else ())
     }
     for row in rows:
         if (row.commit, row.status, _short(row.description)) in known:

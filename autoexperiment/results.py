@@ -56,6 +56,11 @@ def _cell(value: float | None, form: str) -> str:
     return format(value if value is not None and math.isfinite(value) else 0.0, form)
 
 
+def short_commit(commit: str) -> str:
+    """A commit as the file names it: seven characters, no blank at either end."""
+    return " ".join(clean(commit).split())[:COMMIT_CHARACTERS].strip()
+
+
 def normalise(row: Row) -> Row:
     """The row as the file can hold it, which is what `parse` gives back: short, rounded, a crash without numbers."""
 
@@ -63,7 +68,7 @@ def normalise(row: Row) -> Row:
         return None if row.status is Verdict.CRASH else float(_cell(value, form)) or None
 
     return Row(
-        " ".join(clean(row.commit).split())[:COMMIT_CHARACTERS],
+        short_commit(row.commit),
         held(row.value, ".6f"),
         held(row.memory_gb, ".1f"),
         held(row.tok_sec, ".0f"),
@@ -116,11 +121,12 @@ def _row(line: str, header: tuple[str, ...], where: str, metric: str) -> Row:
             raise UsageError(f"{where}, column {column}: {error} Write 0 where there is no number.") from error
         if value < 0 and column != metric:
             raise UsageError(f"{where}, column {column}: {value:g} is below zero. Write 0 where there is no number.")
-        return value or None  # zero is how missing is written
+        return value
 
     if not named["commit"].strip():
         raise UsageError(f"{where} has no commit. Allowed: the short hash of what was measured, in the first column.")
     description = _unescape(named["description"])
+    # Zero is how missing is written: `normalise` takes it back.
     row = Row(named["commit"], number(metric), number("memory_gb"), number("avg_tok_sec"), status, description)
     return normalise(row)
 

@@ -1,7 +1,8 @@
-"""The process between the supervisor and a run: it owns the clock, the log and the kill of the whole tree.
+"""The process between the supervisor and a run: it owns the deadline, the log and the kill of the whole tree.
 
-Usage: python -I -S warden.py REPORT_FD LIFELINE_FD
-(started by `supervisor.supervise`, which sends one JSON object down the lifeline)
+Usage: python -I -S warden.py REPORT_FD LIFELINE_FD LOG_FD
+(started by `supervisor.supervise`, which sends one JSON object down the lifeline, then at most T, for
+TERM and a grace period, and K, for KILL at once)
 
 It is a child subreaper where the system has that (Linux), so that every process of the run, also one
 that left the session, ends up as its child and is killed. When the lifeline closes, the supervisor
@@ -10,24 +11,28 @@ has died and the run is killed with it. Stdlib only.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
+import math
 import os
 import resource
 import select
 import signal
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 POLL_S = 0.05
 MEMORY_POLL_S = 0.25
 SWEEP_S = 5.0
 ORPHAN_GRACE_S = 0.5
 CHUNK = 1 << 16
+TERMINATE, KILL = b"T", b"K"
 PAGE = os.sysconf("SC_PAGE_SIZE")
 IS_LINUX = sys.platform == "linux"
+RESET = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD", "SIGPIPE", "SIGXFSZ", "SIGXFZ")  # what Python or we changed
 
 
 def prctl(option: int, value: int) -> None:
@@ -39,20 +44,20 @@ def prctl(option: int, value: int) -> None:
 class Log:
     """Output kept from both ends: the head goes straight to the file, the tail waits in memory."""
 
-    def __init__(self, path: str, head: int, tail: int) -> None:
-        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    def __init__(self, fd: int, head: int, tail: int) -> None:
+        self.fd = fd
         self.room, self.tail_limit = head, tail
         self.tail = bytearray()
         self.total = self.head_bytes = 0
-        self.is_full = False
+        self.error = ""  # why the file took no more, once it did not
 
     def _put(self, blob: bytes) -> None:
         """Write what the disk takes; a full disk must not stop the reading of the pipe."""
         try:
-            while blob and not self.is_full:
+            while blob and not self.error:
                 blob = blob[os.write(self.fd, blob) :]
-        except OSError:
-            self.is_full = True
+        except OSError as error:
+            self.error = error.strerror or "write error"
 
     def add(self, blob: bytes) -> None:
         self.total += len(blob)
@@ -65,7 +70,7 @@ class Log:
             del self.tail[: -self.tail_limit]
 
     def close(self) -> None:
-        kept = bytes(self.tail[-self.tail_limit :])
+        kept = bytes(self.tail[max(0, len(self.tail) - self.tail_limit) :])
         cut = self.total - self.head_bytes - len(kept)
         if cut:
             self._put(b"\n[... %d bytes cut ...]\n" % cut)
@@ -74,14 +79,12 @@ class Log:
 
 
 def children_of(pid: int) -> list[int]:
-    """Direct children, from /proc."""
+    """Direct children, from /proc; none where the system has no such list."""
     found: list[int] = []
-    try:
+    with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
                 found += [int(word) for word in file.read().split()]
-    except OSError:
-        pass
     return found
 
 
@@ -96,29 +99,36 @@ def descendants(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * PAGE
-    except (OSError, IndexError, ValueError):
-        return 0
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * PAGE
 
 
-def boottime() -> float:
-    """Seconds including sleep where the system tells them apart from awake ones."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if IS_LINUX else time.monotonic()
+def proportional_bytes(pid: int) -> int:
+    """Resident memory, each shared page divided by its sharers: forked workers do not count it twice."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+
+
+def memory_of(pids: list[int]) -> int:
+    """Bytes that these processes hold together; one that ends meanwhile counts nothing."""
+    measure = resident_bytes if len(pids) == 1 else proportional_bytes
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, IndexError, ValueError, StopIteration):
+            total += measure(pid)
+    return total
 
 
 class Warden:
-    def __init__(self, spec: dict[str, Any], report_fd: int, lifeline_fd: int) -> None:
+    def __init__(self, spec: dict[str, Any], *, report_fd: int, lifeline_fd: int, log_fd: int) -> None:
         self.spec = spec
-        self.report_fd = report_fd
-        self.lifeline_fd = lifeline_fd
-        self.log = Log(spec["log"], spec["log_head_bytes"], spec["log_tail_bytes"])
+        self.report_fd, self.lifeline_fd = report_fd, lifeline_fd
+        self.log = Log(log_fd, spec["log_head_bytes"], spec["log_tail_bytes"])
         self.peak_bytes = 0
-        self.reason = ""  # why this warden ended the run: "deadline" or "orphaned"
+        self.next_look = 0.0
+        self.kill_at = math.inf
+        self.reason = ""  # why this warden ended the run: "deadline", "stopped" or "orphaned"
         self.status: int | None = None
-        self.started = time.monotonic()
-        self.clocks = (time.time(), time.monotonic(), boottime())
 
     # ---- the run
 
@@ -129,55 +139,57 @@ class Warden:
         signal.set_wakeup_fd(wake)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self.pipe, write_end = os.pipe()
+        me = os.getpid()
+        self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            self._become(write_end)
+            self._become(write_end, me)
         os.close(write_end)
+        self.tell(b"%d\n" % self.pid)
 
-    def _become(self, output: int) -> None:
-        """In the child: turn into the command. Nothing of the warden's is inherited."""
+    def _become(self, output: int, warden: int) -> NoReturn:
+        """In the child: turn into the command. Every descriptor of the warden's closes on exec."""
+        command = self.spec["command"]
         try:
             os.setsid()
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != warden:
+                os._exit(127)  # it died before the line above
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             null = os.open(os.devnull, os.O_RDONLY)
             for source, target in ((null, 0), (output, 1), (output, 2)):
                 os.dup2(source, target)
-            os.closerange(3, 4096)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
+            for name in RESET:
+                if hasattr(signal, name):
+                    signal.signal(getattr(signal, name), signal.SIG_DFL)
             os.chdir(self.spec["cwd"])
-            os.execvpe(self.spec["command"][0], self.spec["command"], self.spec["env"])
-        except OSError as error:
-            os.write(2, f"cannot start {self.spec['command'][0]}: {error.strerror}\n".encode())
+            os.execvpe(command[0], command, self.spec["env"])
+        except (OSError, ValueError) as error:
+            os.write(2, f"cannot start {command[0]!r} in {self.spec['cwd']!r}: {error}\n".encode(errors="replace"))
         finally:
             os._exit(127)
 
     def watch(self) -> None:
-        """Pump output until the command ends, the deadline passes, or the supervisor is gone."""
-        deadline, next_look = self.started + self.spec["hard_timeout_s"], 0.0
+        """Pump output until the command ends, which the deadline or the supervisor may bring about."""
+        deadline = self.started + self.spec["hard_timeout_s"]
         while self.status is None:
             self.pump(POLL_S)
             self.reap()
             now = time.monotonic()
-            if now >= next_look:
-                self.look_at_memory()
-                next_look = now + MEMORY_POLL_S
-            if self.status is None and not self.reason:
-                if now >= deadline:
-                    self.end("deadline", self.spec["grace_s"])
-                elif self.is_orphaned():
-                    self.end("orphaned", min(ORPHAN_GRACE_S, self.spec["grace_s"]))
-
-    def is_orphaned(self) -> bool:
-        ready, _, _ = select.select([self.lifeline_fd], [], [], 0)
-        return bool(ready) and os.read(self.lifeline_fd, 1) == b""
+            self.look_at_memory(now)
+            if now >= deadline:
+                self.end("deadline", self.spec["grace_s"])
+            if now >= self.kill_at:
+                self.signal_tree(signal.SIGKILL)
 
     def pump(self, wait_s: float) -> bool:
-        """Move output from the pipe to the log, waiting for it or for the end of a child; True when there was some."""
-        ready, _, _ = select.select([fd for fd in (self.pipe, self.wakeup) if fd >= 0], [], [], wait_s)
+        """Wait for output, the end of a child or a word from the supervisor; True when there was output."""
+        watched = [fd for fd in (self.pipe, self.wakeup, self.lifeline_fd) if fd >= 0]
+        ready, _, _ = select.select(watched, [], [], wait_s)
         if self.wakeup in ready:
             os.read(self.wakeup, CHUNK)
+        if self.lifeline_fd in ready:
+            self.obey(os.read(self.lifeline_fd, 1))
         if self.pipe not in ready:
             return False
         blob = os.read(self.pipe, CHUNK)
@@ -188,53 +200,72 @@ class Warden:
         self.log.add(blob)
         return True
 
-    def reap(self) -> None:
-        """Collect whatever has ended; remembers how the command itself did."""
+    def obey(self, word: bytes) -> None:
+        """Do what the supervisor says; nothing more to read means that it is dead."""
+        if word == b"":
+            os.close(self.lifeline_fd)
+            self.lifeline_fd = -1
+            self.end("orphaned", min(ORPHAN_GRACE_S, self.spec["grace_s"]))
+        elif word in (TERMINATE, KILL):
+            self.end("stopped", 0.0 if word == KILL else self.spec["grace_s"])
+
+    def reap(self) -> bool:
+        """Collect whatever has ended, and remember how the command itself did; False when no child is left.
+
+        A subreaper without children has no descendants either: whoever lost its parent became a child.
+        """
         while True:
             try:
                 pid, status, _ = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                return False
             if pid == 0:
-                return
+                return True
             if pid == self.pid:
                 self.status = status
 
-    def look_at_memory(self) -> None:
-        pids = descendants(os.getpid()) if IS_LINUX else []
-        self.peak_bytes = max(self.peak_bytes, sum(resident_bytes(pid) for pid in pids))
+    def look_at_memory(self, now: float) -> None:
+        if now >= self.next_look:
+            self.peak_bytes = max(self.peak_bytes, memory_of(descendants(os.getpid())))
+            self.next_look = now + MEMORY_POLL_S
 
     # ---- the end
 
-    def signal_tree(self, number: int) -> None:
-        """Signal the command's group and every process below this warden."""
-        for send, pid in [(os.killpg, self.pid), *((os.kill, pid) for pid in descendants(os.getpid()))]:
-            try:
-                send(pid, number)
-            except (ProcessLookupError, PermissionError):
-                continue
-
     def end(self, reason: str, grace_s: float) -> None:
-        """TERM, a grace period, then KILL."""
-        self.reason = reason
-        self.signal_tree(signal.SIGTERM)
-        self.signal_tree(signal.SIGCONT)
-        deadline = time.monotonic() + grace_s
-        while self.status is None and time.monotonic() < deadline:
-            self.pump(POLL_S)
-            self.reap()
-        self.signal_tree(signal.SIGKILL)
+        """TERM to everything, and KILL after the grace period; said again, it can only bring the KILL forward."""
+        self.kill_at = min(self.kill_at, time.monotonic() + grace_s)
+        if not self.reason:
+            self.reason = reason
+            self.signal_tree(signal.SIGTERM)
+            self.signal_tree(signal.SIGCONT)  # a stopped process takes TERM only when it goes on
 
-    def sweep(self) -> list[int]:
-        """Kill everything that the command left behind; returns what could not be killed."""
+    def signal_tree(self, number: int) -> None:
+        """Signal every process below this warden, and the command's group while its number is surely ours."""
+        targets = [(os.kill, pid) for pid in descendants(os.getpid())]
+        if self.status is None:
+            targets.append((os.killpg, self.pid))
+        for send, pid in targets:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                send(pid, number)
+
+    def sweep(self) -> bool:
+        """Kill everything that the command left behind; False when something is still there.
+
+        Only own children are killed, generation by generation: their pids can't be taken over by a
+        stranger before they are reaped here.
+        """
+        if not IS_LINUX:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         deadline = time.monotonic() + SWEEP_S
-        while True:
-            self.signal_tree(signal.SIGKILL)
-            self.reap()
-            left = descendants(os.getpid())
-            if not left or time.monotonic() >= deadline:
-                return left
-            time.sleep(0.005)
+        while self.reap():
+            if time.monotonic() >= deadline:
+                return False
+            for pid in children_of(os.getpid()):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            self.pump(0.005)
+        return True
 
     def drain(self) -> None:
         """Take what is left in the pipe: with every writer dead, that is finite."""
@@ -242,59 +273,57 @@ class Warden:
         while self.pipe >= 0 and time.monotonic() < deadline and self.pump(0):
             pass
 
-    def report(self, wall_s: float, survivors: list[int]) -> None:
-        status = self.status if self.status is not None else 0
+    def account(self, wall_s: float, *, is_swept: bool) -> dict[str, Any]:
+        status = self.status or 0
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
-        wall, awake, boot = self.clocks
-        jumped = (time.time() - wall) - (time.monotonic() - awake)
-        slept = (boottime() - boot) - (time.monotonic() - awake)
-        found = {
+        return {
             "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
             "wall_s": wall_s,
             "cpu_s": usage.ru_utime + usage.ru_stime,
             "peak_bytes": max(self.peak_bytes, usage.ru_maxrss * unit),
-            "jumped_s": jumped,
-            "slept_s": slept,
             "reason": self.reason,
-            "survivors": survivors,
+            "is_swept": is_swept,
+            "survivors": [] if is_swept else descendants(os.getpid()),
             "log_bytes": self.log.total,
+            "log_error": self.log.error,
         }
-        os.write(self.report_fd, json.dumps(found).encode() + b"\n")
+
+    def tell(self, line: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the lifeline says the same, and is obeyed
+            os.write(self.report_fd, line)
 
     def serve(self) -> None:
-        os.write(self.report_fd, b"%d\n" % self.pid)
         self.watch()
         wall_s = time.monotonic() - self.started
-        survivors = self.sweep()
+        is_swept = self.sweep()
         self.drain()
         self.log.close()
-        self.report(wall_s, survivors)
+        self.tell(json.dumps(self.account(wall_s, is_swept=is_swept)).encode() + b"\n")
 
 
 def read_spec(fd: int) -> dict[str, Any]:
-    """What to run: the first line on the lifeline, which then stays silent until it closes."""
-    blob = b""
-    while not blob.endswith(b"\n"):
-        part = os.read(fd, CHUNK)
-        if not part:
-            sys.exit(0)  # the supervisor died before it said what to run
-        blob += part
-    spec: dict[str, Any] = json.loads(blob)
+    """What to run: the first line on the lifeline. Read byte by byte, since orders may follow it."""
+    with os.fdopen(os.dup(fd), "rb", buffering=0) as pipe:
+        line = pipe.readline()
+    if not line.endswith(b"\n"):
+        sys.exit(0)  # the supervisor died before it said what to run
+    spec: dict[str, Any] = json.loads(line)
     return spec
 
 
 def main(argv: list[str]) -> int:
     """Run one command to its end and report on it."""
-    report_fd, lifeline_fd = int(argv[0]), int(argv[1])
-    os.set_inheritable(report_fd, False)
-    os.set_inheritable(lifeline_fd, False)
-    spec = read_spec(lifeline_fd)
+    report_fd, lifeline_fd, log_fd = (int(word) for word in argv)
+    for fd in (report_fd, lifeline_fd, log_fd):
+        os.set_inheritable(fd, False)  # or the run could forge the report
+    prctl(PR_SET_DUMPABLE, 0)  # or the run could open them through /proc, unless it is root
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the supervisor decides, by closing the lifeline
+        signal.signal(number, signal.SIG_IGN)  # the supervisor decides
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    warden = Warden(spec, report_fd, lifeline_fd)
+    spec = read_spec(lifeline_fd)
+    warden = Warden(spec, report_fd=report_fd, lifeline_fd=lifeline_fd, log_fd=log_fd)
     warden.launch()
     warden.serve()
     return 0

@@ -25,13 +25,19 @@ class Fault:
 
 @dataclass
 class Hub:
-    """Files by name in one repository; `faults[name]` is used up one per GET; `requests` is what came in."""
+    """Files by name in one repository; `faults[name]` is used up one per GET; `requests` is what came in.
+
+    `redirects`: files are served by another host, as the real hub's storage is. `tokens` collects the
+    Authorization headers that this other host was sent.
+    """
 
     repo: str
     files: dict[str, bytes]
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     has_sha256: bool = True
+    redirects: bool = False
+    tokens: list[str] = field(default_factory=list)
     stalled: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -48,7 +54,9 @@ class Hub:
         self.thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.released.set()
         self.server.shutdown()
         self.server.server_close()
@@ -78,17 +86,38 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self.hub.requests.append((self.command, self.path, self.headers.get("Range", "")))
-        prefix = f"/datasets/{self.hub.repo}/resolve/{COMMIT}/"
-        blob = self.hub.files.get(self.path.removeprefix(prefix)) if self.path.startswith(prefix) else None
-        if blob is None:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self._send(blob, self.path.removeprefix(prefix))
+        name = self.path.rpartition("/")[2]
+        known = (f"/datasets/{self.hub.repo}/resolve/{COMMIT}/{name}", f"/storage/{name}")
+        if name not in self.hub.files or self.path not in known:
+            self._refuse()
+        elif self.hub.redirects and self.path == known[0]:
+            self._redirect(name)
+        else:
+            self._send(self.hub.files[name], name)
+
+    def _refuse(self) -> None:
+        self.send_response(404)
+        self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _redirect(self, name: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", f"http://localhost:{self.connection.getsockname()[1]}/storage/{name}")
+        self._describe(self.hub.files[name])
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _describe(self, blob: bytes) -> None:
+        self.send_header("ETag", '"not-the-hash"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        if self.hub.has_sha256:
+            self.send_header("X-Linked-Etag", f'"{hashlib.sha256(blob).hexdigest()}"')
+        self.send_header("X-Linked-Size", str(len(blob)))
 
     def _send(self, blob: bytes, name: str) -> None:
+        if self.path.startswith("/storage/"):
+            self.hub.tokens += self.headers.get_all("Authorization", [])
         span = self.headers.get("Range", "")
         start = int(span.removeprefix("bytes=").split("-")[0]) if span else 0
         faults = self.hub.faults.get(name, []) if self.command == "GET" else []
@@ -103,11 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         if span:
             self.send_header("Content-Range", f"bytes {start}-{len(blob) - 1}/{len(blob)}")
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("ETag", '"not-the-hash"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        if self.hub.has_sha256:
-            self.send_header("X-Linked-Etag", f'"{hashlib.sha256(blob).hexdigest()}"')
-        self.send_header("X-Linked-Size", str(len(blob)))
+        self._describe(blob)
         self.end_headers()
         if self.command == "GET":
             self._send_body(body, fault)

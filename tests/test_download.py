@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -59,7 +60,7 @@ def environment(home: Path, endpoint: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "AUTOEXPERIMENT", "XDG"))}
     return kept | {
         "HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "AUTORESEARCH_CACHE": str(home / "cache"),
-        "HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), "NO_PROXY": "127.0.0.1",
+        "HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), "NO_PROXY": "127.0.0.1,localhost",
     }  # fmt: skip
 
 
@@ -209,6 +210,18 @@ def test_a_file_that_the_hub_does_not_have_is_named(tmp_path: Path, hub: Hub) ->
     assert "Traceback" not in answer.stderr
 
 
+def test_a_redirect_to_storage_is_followed_without_the_users_token(tmp_path: Path, hub: Hub) -> None:
+    hub.redirects = True
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "token").write_text("hf_secret")
+    with hub:
+        answer = run(tmp_path, hub.endpoint)
+
+    assert answer.returncode == 0, answer.stderr
+    assert any(path.startswith("/storage/") for _, path, _ in hub.requests)
+    assert hub.tokens == []
+
+
 def test_without_a_network_the_message_says_so(tmp_path: Path) -> None:
     answer = run(tmp_path, "http://127.0.0.1:9")
 
@@ -254,6 +267,28 @@ def test_a_shard_that_changed_after_its_download_is_fetched_again(tmp_path: Path
 
     assert "changed after it was checked" in answer.stdout
     assert shard.read_bytes() == hub.files[TRAIN]
+
+
+def test_a_part_file_longer_than_the_shard_is_thrown_away(tmp_path: Path, hub: Hub) -> None:
+    folder = tmp_path / "cache/mini/data"
+    folder.mkdir(parents=True)
+    digest = hashlib.sha256(hub.files[TRAIN]).hexdigest()
+    (folder / f".{TRAIN}.{digest[:12]}.part").write_bytes(hub.files[TRAIN] + b"more")
+    with hub:
+        answer = run(tmp_path, hub.endpoint)
+
+    assert answer.returncode == 0, answer.stderr
+    assert (folder / TRAIN).read_bytes() == hub.files[TRAIN]
+
+
+@pytest.mark.parametrize("texts", [{TRAIN: ["x"]}, {TRAIN: [""], HELD: [""]}])
+def test_shards_without_enough_text_are_refused(tmp_path: Path, hub: Hub, texts: dict[str, list[str]]) -> None:
+    hub.files |= {name: parquet(documents) for name, documents in texts.items()}
+    with hub:
+        answer = run(tmp_path, hub.endpoint)
+
+    assert answer.returncode == 1
+    assert "too little text" in answer.stderr and "Traceback" not in answer.stderr
 
 
 def test_climbmix_uses_the_shards_of_an_earlier_project(tmp_path: Path) -> None:

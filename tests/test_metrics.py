@@ -31,7 +31,25 @@ def test_number_is_read_whole(text: str, value: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " 1", "1 ", "1_0", "0x1", "1,2", "1.2.3", "1e", "e5", "--1", "١٢", "1²", "1\n", "1\x00", "True", "None", "140,000"],
+    [
+        "",
+        " 1",
+        "1 ",
+        "1_0",
+        "0x1",
+        "1,2",
+        "1.2.3",
+        "1e",
+        "e5",
+        "--1",
+        "١٢",
+        "1²",
+        "1\n",
+        "1\x00",
+        "True",
+        "None",
+        "140,000",
+    ],
 )
 def test_what_is_not_a_number_is_refused(text: str) -> None:
     with pytest.raises(MetricMalformed):
@@ -258,6 +276,7 @@ def test_json_pointer_that_leads_to_no_number_is_refused(pointer: str, error: ty
     ("blob", "error"),
     [
         (b'{"x": NaN}', MetricNotFinite),
+        (b'{"x": 1, "elsewhere": NaN}', MetricNotFinite),
         (b'{"x": 1e999}', MetricNotFinite),
         (b'{"x": 1' + b"0" * 400 + b"}", MetricNotFinite),
         (b'{"x": 2, "x": 1}', MetricAmbiguous),
@@ -275,7 +294,10 @@ def test_json_that_is_not_strict_is_refused(blob: bytes, error: type[LabError]) 
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_finite_number_or_a_named_error(blob: bytes) -> None:
     for log in (blob, b"---\nval_bpb: " + blob + b"\n"):
-        for read in (lambda b: metrics.extract_line(b, "val_bpb"), lambda b: metrics.extract_pattern(b, r"val_bpb: (.*)")):
+        for read in (
+            lambda b: metrics.extract_line(b, "val_bpb"),
+            lambda b: metrics.extract_pattern(b, r"val_bpb: (.*)"),
+        ):
             try:
                 assert math.isfinite(read(log))
             except LabError as error:

@@ -57,7 +57,7 @@ def test_another_metric_stands_in_the_header() -> None:
 
     assert text.startswith("commit\taccuracy\t")
     assert results.parse(text, metric="accuracy") == [KEPT]
-    with pytest.raises(UsageError, match="results.tsv:1"):
+    with pytest.raises(UsageError, match=r"results\.tsv:1"):
         results.parse(text)
 
 
@@ -115,14 +115,26 @@ def test_bad_line_is_named_and_never_guessed(line: str, message: str) -> None:
         one(line)
 
 
-@pytest.mark.parametrize("text", ["", "a1b2c3d\t1\t1\t1\tkeep\tx\n", "commit,val_bpb\n", HEADER.replace("\t", " ") + "\n"])
+@pytest.mark.parametrize(
+    "text", ["", "a1b2c3d\t1\t1\t1\tkeep\tx\n", "commit,val_bpb\n", HEADER.replace("\t", " ") + "\n"]
+)
 def test_file_without_the_header_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="results.tsv:1 is not the header"):
+    with pytest.raises(UsageError, match=r"results\.tsv:1 is not the header"):
         results.parse(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["tab\there", "two\nlines", "old mac\rline", "C:\\new\\table", "\\t", "comma, 'quote' \"double\"", "é 漢字 🙂", "=1+1"]
+    "text",
+    [
+        "tab\there",
+        "two\nlines",
+        "old mac\rline",
+        "C:\\new\\table",
+        "\\t",
+        "comma, 'quote' \"double\"",
+        "é 漢字 🙂",
+        "=1+1",
+    ],
 )
 def test_description_comes_back_as_it_was_in_one_row(text: str) -> None:
     rendered = results.render([replace(KEPT, description=text)])
