@@ -12,17 +12,24 @@ from autoexperiment.vocabulary import Outcome
 
 MESSAGE_LIMIT = 300
 FRAME_LIMIT = 120
+KIND_LIMIT = 80
+LINE_LIMIT = 2000  # characters of a line that are looked at: the patterns below are quadratic in blanks
+LAST_LINES = 20  # where a native library's complaint stands when no traceback follows it
 DIVERGED_EXIT = 3
+SHELL_SIGKILL = 128 + 9  # how a shell reports that its command was killed
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_TRACEBACK = "Traceback (most recent call last):"
-_FRAME = re.compile(r'\s*\|?\s*File "([^"\n]{1,1000})", line (\d{1,9})(?:, in (.{1,200}))?$')
-_ERROR = re.compile(r"([A-Za-z_][\w.]{0,100})(?:: (.*))?$")
+_GROUP_BAR = re.compile(r"^ *(?:\| )+(?=.)|^ *\+-\+.*|^ *\+ ")  # what an exception group draws before its lines
+_TRACEBACK = re.compile(r"(?:Exception Group )?Traceback \(most recent call last\):")
+_FRAME = re.compile(r'\s*File "([^"\n]{1,1000})", line (\d{1,9})(?:, in (.{1,200}))?$')
+_ERROR = re.compile(r"([A-Za-z_][\w.<>]{0,200})(?:: (.*))?$")
+_IGNORED = "Exception ignored in"  # a traceback at exit, after the one that matters
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|insufficient memory|cannot allocate memory|kIOGPUCommandBufferCallbackErrorOutOfMemory"
-    r"|\[malloc_or_wait\]|unable to allocate \d+ bytes",
+    r"out[ _]?of[ _]?memory|insufficient memory|cannot allocate memory|std::bad_alloc|cudaErrorMemoryAllocation"
+    r"|\[malloc_or_wait\]|\[metal::malloc\]|unable to allocate [\d.]+ \w+",
     re.IGNORECASE,
 )
+_VARYING = re.compile(r"/\S+|0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,9 @@ class Failure:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for the same failure: numbers, addresses, quoted values and paths do not count."""
+        """Equal for the same failure: numbers, addresses and absolute paths do not count, words do."""
         place = re.sub(r":\d+", "", self.frame)
-        text = re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", "#", self.message)
-        return hashlib.sha256(f"{self.kind}\n{place}\n{text}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.kind}\n{place}\n{_VARYING.sub('#', self.message)}".encode()).hexdigest()[:16]
 
 
 def clean(text: str, limit: int) -> str:
@@ -55,8 +61,9 @@ def clean(text: str, limit: int) -> str:
 
 
 def lines_of(log: bytes) -> list[str]:
-    """Lines of a log, also split where a progress bar returned the carriage."""
-    return re.split(r"[\r\n]+", log.decode("utf-8", "replace"))
+    """Beginnings of a log's lines, split also where a progress bar returned the carriage; no ANSI sequences."""
+    text = log.decode("utf-8", "replace")
+    return [_ANSI.sub("", line[:LINE_LIMIT]) for line in re.split(r"[\r\n]+", text)]
 
 
 def classify(
@@ -74,16 +81,19 @@ def classify(
     told = [line for line in lines if line.startswith("diverged:")]
     if exit_code == DIVERGED_EXIT and told:
         return Outcome.DIVERGED, Failure("diverged", clean(told[-1].removeprefix("diverged:"), MESSAGE_LIMIT))
-    failure = _from_traceback(lines, folder) or _from_ending(lines, exit_code, signal)
-    was_starved = signal == signals.SIGKILL and not killed_by_us
-    if was_starved:
-        failure = Failure("SIGKILL", "killed by the system, most likely for want of memory")
-    is_oom = was_starved or failure.kind == "MemoryError" or bool(_OUT_OF_MEMORY.search(failure.message))
+    if not killed_by_us and (signal == signals.SIGKILL or exit_code == SHELL_SIGKILL):
+        return Outcome.OOM, Failure("SIGKILL", "killed by the system, most likely out of memory")
+    failure, said = _from_traceback(lines, folder), ""
+    if failure is None:
+        failure, said = _from_ending(lines, exit_code, signal), "\n".join(lines[-LAST_LINES:])
+    is_oom = failure.kind.endswith(("MemoryError", "OutOfMemoryError")) or _OUT_OF_MEMORY.search(
+        f"{failure.message}\n{said}"
+    )
     return (Outcome.OOM if is_oom else Outcome.CRASHED), failure
 
 
 def _from_ending(lines: list[str], exit_code: int | None, signal: int | None) -> Failure:
-    said = next((clean(line, MESSAGE_LIMIT) for line in reversed(lines) if line.strip()), "")
+    said = next((text for line in reversed(lines) if (text := clean(line, MESSAGE_LIMIT))), "")
     if signal:
         return Failure(signals.Signals(signal).name if signal in set(signals.Signals) else f"signal {signal}", said)
     return Failure(f"exit {exit_code}", said)
@@ -91,16 +101,41 @@ def _from_ending(lines: list[str], exit_code: int | None, signal: int | None) ->
 
 def _from_traceback(lines: list[str], folder: Path) -> Failure | None:
     """The last traceback of a log: its error line and its deepest frame in the run's own files."""
-    starts = [i for i, line in enumerate(lines) if line.strip(" |+").startswith(_TRACEBACK)]
-    if not starts:
+    lines = [_GROUP_BAR.sub("", line) for line in lines]
+    start = _start_of_traceback(lines)
+    if start is None:
         return None
-    frame, own = "", folder.resolve()
-    for line in lines[starts[-1] + 1 :]:
+    frame = ""
+    for line in lines[start:]:
         if match := _FRAME.match(line):
-            path = Path(match[1])
-            if not path.is_absolute() or own in path.parents:
-                where = f" in {match[3]}" if match[3] else ""
-                frame = clean(f"{path.name}:{match[2]}{where}", FRAME_LIMIT)
-        elif line and not line[0].isspace() and (match := _ERROR.match(line.strip())):
-            return Failure(clean(match[1].rpartition(".")[2], 80), clean(match[2] or "", MESSAGE_LIMIT), frame)
+            frame = _own_frame(match, folder) or frame
+        elif line and not line[0].isspace() and not _TRACEBACK.match(line) and (match := _ERROR.match(line.strip())):
+            kind = clean(match[1].rpartition(".")[2], KIND_LIMIT)
+            return Failure(kind, clean(match[2] or "", MESSAGE_LIMIT), frame)
     return Failure("traceback", "the log ends inside a traceback", frame)
+
+
+def _start_of_traceback(lines: list[str]) -> int | None:
+    """Index of the last traceback's first line; a syntax error in the script itself comes without that line."""
+    starts = [
+        i for i, line in enumerate(lines) if _TRACEBACK.match(line) and not lines[max(0, i - 1)].startswith(_IGNORED)
+    ]
+    if starts:
+        return starts[-1]
+    first = max(0, len(lines) - LAST_LINES)
+    bare = [i for i, line in enumerate(lines[first:], first) if (match := _FRAME.match(line)) and match[3] is None]
+    return bare[-1] if bare else None
+
+
+def _own_frame(match: re.Match[str], folder: Path) -> str:
+    """A frame as "model.py:12 in forward", or "" when the file is not one of the run's own."""
+    path = Path(match[1])
+    if path.is_absolute():
+        own = next((root for root in (folder, folder.resolve()) if root in path.parents), None)
+        if own is None:
+            return ""
+        path = path.relative_to(own)
+    if "site-packages" in path.parts or path.name.startswith("<frozen"):
+        return ""
+    where = f" in {match[3]}" if match[3] else ""
+    return clean(f"{path}:{match[2]}{where}", FRAME_LIMIT)

@@ -23,7 +23,7 @@ from typing import Any
 from autoexperiment import failpoint, files
 from autoexperiment.errors import LabError, LedgerCorrupt, UsageError
 
-MAX_FRAME_BYTES = 4096
+MAX_FRAME_BYTES = 16_384  # holds the longest texts that are recorded, every character escaped
 _CHECK_BYTES = 10  # tab, 8 hex digits, newline
 _SECTOR_BYTES = 512  # the smallest unit that a disk writes whole
 _START_OF_FRAME = re.compile(rb"\{[\x20-\x7e]*(?:\t[0-9a-f]{0,8})?")
@@ -48,7 +48,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 def encode(record: Record) -> bytes:
     """One frame.
 
-    Raises: UsageError: a value that is not JSON (NaN included), or more than 4096 bytes.
+    Raises: UsageError: a value that is not JSON (NaN included), or more than 16,384 bytes.
     """
     try:
         blob = _ENCODER.encode(record).encode("ascii")

@@ -6,6 +6,7 @@ between any two lines of this file loses nothing (see `session.recover`).
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from autoexperiment.ledger import Experiment, RunRecord
 from autoexperiment.paths import RunPaths
 from autoexperiment.run import Run
 from autoexperiment.session import REFS, Session, apply, breaker_state, content_id, now, save_stray, seeds
-from autoexperiment.trial import TrialPlan, discard_weights, run_trial
+from autoexperiment.trial import TrialPlan, copy_kernels, discard_weights, run_trial
 from autoexperiment.verdict import Change, Decision, Measurement, decide
 from autoexperiment.vocabulary import Outcome, Verdict
 
@@ -91,6 +92,7 @@ class _Measuring:
     observer: Observer
     runs: list[Run] = field(default_factory=list)
     spoiled: int = 0
+    kernels: Path | None = None
 
 
 def check_description(text: str) -> str:
@@ -261,7 +263,7 @@ def _measure_until_decided(work: _Measuring) -> Decision:
     while True:
         while len(work.runs) < wanted:
             run = _one_run(work)
-            if run.outcome is Outcome.INTERRUPTED and _may_retry(work, run):
+            if _may_retry(work, run):
                 continue
             if run.outcome is not Outcome.OK:
                 return _decide_failure(run)
@@ -273,8 +275,17 @@ def _measure_until_decided(work: _Measuring) -> Decision:
 
 
 def _may_retry(work: _Measuring, run: Run) -> bool:
+    """Whether a run says nothing about the candidate and is to be repeated.
+
+    That is one which the machine spoiled, and one which was too slow while it compiled kernels: the
+    repetition finds them compiled.
+    """
+    is_spoiled = run.outcome is Outcome.INTERRUPTED and run.ending.get("stop_signal") is None
+    has_compiled = run.ending["outcome"] == Outcome.REJECTED and run.provenance["new_kernels"] > 0
+    if not (is_spoiled or has_compiled):
+        return False
     work.spoiled += 1
-    return run.ending.get("stop_signal") is None and work.spoiled <= RETRIES
+    return work.spoiled <= RETRIES
 
 
 def _one_run(work: _Measuring) -> Run:
@@ -292,7 +303,8 @@ def _one_run(work: _Measuring) -> Run:
     )
     failpoint.reach("loop.run_started")
     work.observer.run_started(experiment, number)
-    run = run_trial(_trial_plan(session, experiment, seed), paths, on_tick=work.observer.tick)
+    run = run_trial(_trial_plan(work, experiment, seed), paths, on_tick=work.observer.tick)
+    _keep_kernels(work, paths)
     failpoint.reach("loop.run_made")
     ledger.append("ended", experiment=experiment.number, run=number, ending={**run.ending, "outcome": str(run.outcome)})
     failpoint.reach("loop.run_ended")
@@ -304,7 +316,22 @@ def _one_run(work: _Measuring) -> Run:
     return run
 
 
-def _trial_plan(session: Session, experiment: Experiment, seed: int) -> TrialPlan:
+def _keep_kernels(work: _Measuring, paths: RunPaths) -> None:
+    """Keep what the run compiled for this candidate's next runs, and what the baseline compiled for all.
+
+    A later candidate's kernels never reach another one: they are code that it could have written itself.
+    """
+    session = work.session
+    if session.ledger.incumbent is None:
+        copy_kernels(paths.kernels, session.paths.kernels)
+    else:
+        work.kernels = paths.folder / "kernels"
+        copy_kernels(paths.kernels, work.kernels)
+    shutil.rmtree(paths.private, ignore_errors=True)
+
+
+def _trial_plan(work: _Measuring, experiment: Experiment, seed: int) -> TrialPlan:
+    session = work.session
     incumbent = session.ledger.incumbent
     return TrialPlan(
         recipe=session.recipe,
@@ -314,6 +341,7 @@ def _trial_plan(session: Session, experiment: Experiment, seed: int) -> TrialPla
         seed=seed,
         data=session.data,
         startup_s=None if incumbent is None else baseline_startup_s(session),
+        kernels=work.kernels or session.paths.kernels,
         provenance={
             "tag": session.tag,
             "experiment": experiment.number,
@@ -330,11 +358,14 @@ def baseline(session: Session) -> Experiment:
 
 
 def baseline_startup_s(session: Session) -> float | None:
-    """Longest time outside training among the baseline's runs, or None without a time budget."""
+    """Shortest time outside training among the baseline's runs, which is without the first one's compiling.
+
+    None without a time budget.
+    """
     budget_s = session.budget.seconds
     if budget_s is None:
         return None
-    return max(run.metrics["wall_s"] - budget_s for run in baseline(session).runs if run.metrics)
+    return min(run.metrics["wall_s"] - budget_s for run in baseline(session).runs if run.metrics)
 
 
 def _decide_failure(run: Run) -> Decision:
@@ -393,6 +424,8 @@ def _free_disk(session: Session, experiment: Experiment) -> None:
     runs = experiment.runs if experiment.verdict is not Verdict.KEEP else experiment.runs[1:]
     for run in runs:
         discard_weights(RunPaths(session.project.root / run.folder))
+    for run in experiment.runs:
+        shutil.rmtree(session.project.root / run.folder / "kernels", ignore_errors=True)
 
 
 def _raise_if_stopped(work: _Measuring) -> None:

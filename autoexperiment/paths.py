@@ -146,6 +146,11 @@ class SessionPaths:
         return self.state / "stop"
 
     @property
+    def kernels(self) -> Path:
+        """Kernels that the baseline compiled: later runs start from a copy of them."""
+        return self.state / "kernels"
+
+    @property
     def step_log(self) -> Path:
         return self.state / "step.log"
 
@@ -181,16 +186,22 @@ class RunPaths:
         return self.folder / "work"
 
     @property
+    def private(self) -> Path:
+        """The run's own home, temporary and cache folder; gone when the run has been scored."""
+        return self.folder / "private"
+
+    @property
+    def kernels(self) -> Path:
+        """Where MLX keeps the CPU kernels that it compiled, below the run's TMPDIR."""
+        return self.private / "tmp" / "mlx"
+
+    @property
     def log(self) -> Path:
         return self.folder / "run.log"
 
     @property
     def record(self) -> Path:
         return self.folder / "run.json"
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.json"
 
     @property
     def reported(self) -> Path:

@@ -20,7 +20,7 @@ def headline(summary: Summary) -> str:
     kept = [line for line in summary.judged if line.status == "keep"]
     if not kept:
         return f"No change was kept: {len(summary.judged)} were judged, and the baseline stands."
-    sure = sum(line.is_beyond_noise is True for line in kept)
+    sure = sum(line.is_beyond_noise is True and (line.gain or 0) > 0 for line in kept)
     return (
         f"{len(kept)} of {len(summary.judged)} changes were kept, {sure} of them with a gain beyond "
         f"{NOISE_FACTOR:g} baseline standard deviations: {summary.metric} went from {summary.baseline.value:.6f} "

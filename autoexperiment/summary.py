@@ -108,7 +108,7 @@ def _line(experiment: Experiment, metric: str, goal: Goal, best: Line | None, no
     numbers = experiment.metrics
     value = numbers.get(metric)
     gain = _gain(goal, best.value if best else None, value)
-    beyond = None if gain is None or noise is None else gain > NOISE_FACTOR * noise
+    beyond = None if gain is None or noise is None else abs(gain) > NOISE_FACTOR * noise
     memory_mb = numbers.get("peak_memory_mb")
     levels = [run.trust for run in experiment.runs if run.trust]
     return Line(

@@ -52,6 +52,7 @@ class TrialPlan:
         candidate, harness: bytes of the mutable and of the immutable files, by path.
         data: the prepared dataset's folder, or None when the recipe brings its own data.
         startup_s: the baseline's measured time outside training, or None while that is being measured.
+        kernels: compiled CPU kernels to start from; compiling them anew takes half a minute.
         provenance: copied into the run's record.
     """
 
@@ -62,6 +63,7 @@ class TrialPlan:
     seed: int
     data: Path | None = None
     startup_s: float | None = None
+    kernels: Path | None = None
     provenance: Mapping[str, Any] | None = None
 
 
@@ -235,6 +237,7 @@ _FROM_OUTSIDE = ("peak_memory_mb", "wall_s", "cpu_s", "eval_seconds")
 def run_trial(plan: TrialPlan, paths: RunPaths, *, on_tick: Callable[[float], None] | None = None) -> Run:
     """Train and score one candidate in `paths.folder`, which must be new; writes `run.json` there."""
     _materialise(paths.work, plan)
+    known = copy_kernels(plan.kernels, paths.kernels)
     ending = _train(plan, paths, on_tick)
     report = _report(paths) if ending.outcome is Outcome.OK else {}
     if ending.outcome is Outcome.OK:
@@ -254,10 +257,26 @@ def run_trial(plan: TrialPlan, paths: RunPaths, *, on_tick: Callable[[float], No
         trust={name: level for name, level in trust.items() if name in numbers},
         ending=(primary.interruption or ending).to_json(),
         evaluation=dict(primary.evaluation or {}),
-        provenance={**(plan.provenance or {}), "files": _hashes(plan), "budget": str(plan.budget)},
+        provenance={
+            **(plan.provenance or {}),
+            "files": _hashes(plan),
+            "budget": str(plan.budget),
+            "new_kernels": _count(paths.kernels) - known,
+        },
     )
     run.save(paths)
     return run
+
+
+def copy_kernels(source: Path | None, target: Path) -> int:
+    """Copy compiled kernels, if there are any; returns the number of files then in `target`."""
+    if source is not None and source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    return _count(target)
+
+
+def _count(folder: Path) -> int:
+    return sum(file.is_file() for file in folder.rglob("*"))
 
 
 def _hashes(plan: TrialPlan) -> dict[str, str]:

@@ -34,7 +34,7 @@ def write_all(session: Session) -> dict[str, Path]:
     _guarded("the report", _write_report, session)
     paths, project = session.paths, session.project
     views = {"report": paths.report, "picture": paths.progress_picture, "results": project.results}
-    days = sorted({_day(e) for e in session.ledger.experiments if e.decided})
+    days = sorted({daily_log.local_day(e.decided_at) for e in session.ledger.experiments if e.decided})
     if days:
         views["daily log"] = project.daily_log(days[-1])
     return {name: path for name, path in views.items() if path.exists()}
@@ -56,18 +56,11 @@ def _write_results(session: Session) -> None:
     write_atomic(session.project.results, results.render(results.rows(session.ledger.experiments, metric), metric))
 
 
-def _day(experiment: Experiment) -> str:
-    """The local calendar day on which an experiment was decided."""
-    return datetime.fromisoformat(experiment.decided_at).astimezone().strftime("%Y-%m-%d")
-
-
 def _write_daily_log(session: Session) -> None:
     decided = [e for e in session.ledger.experiments if e.decided]
-    if not decided:
-        return
-    summary, day = _summary(session), _day(decided[-1])
-    lines = [summary.lines[e.number] for e in decided if _day(e) == day]
-    daily_log.update_day(session.project.daily_log(day), session.tag, day, daily_log.render_section(summary, lines))
+    if decided:
+        day = daily_log.local_day(decided[-1].decided_at)
+        daily_log.write_day(session.project, session.tag, day, session.ledger)
 
 
 def _write_last_run(session: Session) -> None:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "autoexperiment"
 
 # Each layer may import its own and every earlier one. A module is named by its path in the package.
 LAYERS: list[tuple[str, set[str]]] = [
-    ("facts", {"errors", "vocabulary", "failpoint", "files", "paths", "budget", "metrics", "blas", "machine"}),
+    ("facts", {"errors", "vocabulary", "failpoint", "files", "paths", "budget", "metrics", "blas", "machine", "clocks"}),
     ("values", {"recipe", "run", "failure"}),
     ("effects", {"warden", "supervisor", "journal", "ledger", "candidates", "holdout"}),
     ("measure", {"measure.wire", "measure.predictor", "measure.scorer", "measure"}),

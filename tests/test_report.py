@@ -47,7 +47,7 @@ def summary() -> Summary:
 
 def test_summary_compares_each_line_with_the_incumbent_of_its_time(summary: Summary) -> None:
     assert [line.gain and round(line.gain, 3) for line in summary.lines] == [None, 0.1, -0.05, None, 0.01, None]
-    assert [line.is_beyond_noise for line in summary.lines] == [None, True, False, None, False, None]
+    assert [line.is_beyond_noise for line in summary.lines] == [None, True, True, None, False, None]
     assert summary.noise == pytest.approx(0.02)
     assert summary.counts == {"keep": 2, "discard": 1, "crash": 1, "interrupted": 1}
     assert summary.gain == pytest.approx(0.11)
