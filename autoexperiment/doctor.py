@@ -84,10 +84,7 @@ def render(report: Report) -> str:
 
 
 def _python() -> Finding:
-    version = platform.python_version()
-    if sys.version_info < (3, 11):
-        return Finding("python", Level.PROBLEM, version, "install Python 3.11 or newer")
-    return Finding("python", Level.OK, f"{version} on {platform.system()} {platform.machine()}")
+    return Finding("python", Level.OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def _install(extra: str) -> str:
@@ -183,7 +180,7 @@ def _extras() -> Iterator[Finding]:
         yield Finding("package", Level.WARNING, f"{DISTRIBUTION} is not installed", "pip install -e .")
         return
     for extra, missing in missing_extras(requirements).items():
-        if extra.startswith(("cpu", "cuda")):  # one of these is enough, and the line `mlx` tells whether it works
+        if extra.startswith(("cpu", "cuda", "dev")):  # the line `mlx` tells whether the backend works; dev is ours
             continue
         if missing:
             yield Finding(f"extra {extra}", Level.WARNING, f"without {', '.join(missing)}", _install(extra))

@@ -13,7 +13,7 @@ from autoexperiment.vocabulary import Outcome
 MESSAGE_LIMIT = 300
 FRAME_LIMIT = 120
 KIND_LIMIT = 80
-LINE_LIMIT = 2000  # characters of a line that are looked at: the patterns below are quadratic in blanks
+LINE_LIMIT = 2000  # characters of a line that are looked at; a hostile tail may be one line of a megabyte
 LAST_LINES = 20  # where a native library's complaint stands when no traceback follows it
 DIVERGED_EXIT = 3
 SHELL_SIGKILL = 128 + 9  # how a shell reports that its command was killed
@@ -83,12 +83,10 @@ def classify(
         return Outcome.DIVERGED, Failure("diverged", clean(told[-1].removeprefix("diverged:"), MESSAGE_LIMIT))
     if not killed_by_us and (signal == signals.SIGKILL or exit_code == SHELL_SIGKILL):
         return Outcome.OOM, Failure("SIGKILL", "killed by the system, most likely out of memory")
-    failure, said = _from_traceback(lines, folder), ""
+    failure, said = None if signal else _from_traceback(lines, folder), ""
     if failure is None:
         failure, said = _from_ending(lines, exit_code, signal), "\n".join(lines[-LAST_LINES:])
-    is_oom = failure.kind.endswith(("MemoryError", "OutOfMemoryError")) or _OUT_OF_MEMORY.search(
-        f"{failure.message}\n{said}"
-    )
+    is_oom = failure.kind.endswith("MemoryError") or _OUT_OF_MEMORY.search(f"{failure.message}\n{said}")
     return (Outcome.OOM if is_oom else Outcome.CRASHED), failure
 
 
@@ -105,10 +103,10 @@ def _from_traceback(lines: list[str], folder: Path) -> Failure | None:
     start = _start_of_traceback(lines)
     if start is None:
         return None
-    frame = ""
+    frame, roots = "", (folder, folder.resolve())
     for line in lines[start:]:
         if match := _FRAME.match(line):
-            frame = _own_frame(match, folder) or frame
+            frame = _own_frame(match, roots) or frame
         elif line and not line[0].isspace() and not _TRACEBACK.match(line) and (match := _ERROR.match(line.strip())):
             kind = clean(match[1].rpartition(".")[2], KIND_LIMIT)
             return Failure(kind, clean(match[2] or "", MESSAGE_LIMIT), frame)
@@ -127,11 +125,11 @@ def _start_of_traceback(lines: list[str]) -> int | None:
     return bare[-1] if bare else None
 
 
-def _own_frame(match: re.Match[str], folder: Path) -> str:
+def _own_frame(match: re.Match[str], roots: tuple[Path, ...]) -> str:
     """A frame as "model.py:12 in forward", or "" when the file is not one of the run's own."""
     path = Path(match[1])
     if path.is_absolute():
-        own = next((root for root in (folder, folder.resolve()) if root in path.parents), None)
+        own = next((root for root in roots if root in path.parents), None)
         if own is None:
             return ""
         path = path.relative_to(own)

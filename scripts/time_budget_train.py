@@ -1,19 +1,15 @@
-"""Train a byte-level language model for a fixed time on any text: a script to start your own project from.
+"""Train a byte-level GPT for a fixed time and print its bits per byte: a script to start your own project from.
 
-Usage: python time_budget_train.py [--data FILE] [--budget SECONDS] [--out DIR] [--seed N]
+Usage: python time_budget_train.py [--data FILE] [--budget SECONDS] [--seed N] [--out DIR]
 
-It needs MLX and numpy, and nothing of this repository: copy it and change it. Without --data it trains on
-its own source. The last lines are the result block that `mlx loop` and `parse_metrics.py` read, and
-`DIR/last_run.json` holds the same numbers. TIME_BUDGET and SEED in the environment replace the options.
-Exit codes: 0 trained, 2 wrong usage, 3 the loss diverged.
+It needs MLX and NumPy and nothing else, so copy it and change what you like. Without --data it learns
+its own source. The environment variables TIME_BUDGET, STEP_BUDGET and SEED stand for the options when
+those are not given. It writes DIR/checkpoint/ and DIR/last_run.json (DIR is `data` by default).
+
+Exit: 0 ok, 1 the loss diverged, 2 wrong words or not enough text.
 """
 
 from __future__ import annotations
-
-import contextlib
-
-with contextlib.suppress(ImportError):
-    import autoexperiment.blas  # noqa: F401  a fast BLAS on Linux CPUs, where it is installed
 
 import argparse
 import gc
@@ -22,7 +18,7 @@ import math
 import os
 import sys
 import time
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,166 +26,227 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten
 
-WIDTH = 128  # channels
-DEPTH = 2  # layers
-HEADS = 4
-CONTEXT = 128  # bytes that the model sees at once
-BATCH = 16  # rows a step
-LEARNING_RATE = 3e-3  # AdamW, at its highest
-WARMDOWN = 0.5  # last part of the budget, in which the rate falls to 0
-VAL_SHARE = 0.1  # of the text, from its end
-VAL_ROWS = 64  # fixed rows that are scored; no setting of the run changes them
+TIME_BUDGET = 300.0  # seconds of training; start-up, warm-up and evaluation come on top
+SEED = 1  # initialisation and order of the data
+LENGTH = 128  # bytes a row | search: 64, 128, 256
+BATCH = 16  # rows a step | search: 4..64 int
+WIDTH = 128  # channels, a multiple of 32 | search: 64, 128, 256
+DEPTH = 2  # layers | search: 1..6 int
+LR = 0.003  # AdamW | search: 0.0003..0.03 log
+WARMUP = 0.05  # rising part of the budget | search: 0..0.2
+FINAL_LR = 0.05  # learning rate at the end of the cosine, over LR | search: 0..0.3
+VAL_SHARE = 0.1  # the end of the text, never trained on
+EVAL_ROWS = 128  # rows of LENGTH bytes that are scored, at most
 MAX_LOSS = 100.0  # nats; beyond it the run has diverged
-VOCAB = 257  # bytes, and a mark that begins every row
-BEGIN = 256
 
 
 class Block(nn.Module):
-    """Causal attention and a squared-ReLU MLP, each on a normalised input and added to the stream."""
+    """Causal attention with rotary positions, then a squared-ReLU MLP."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
-        self.out = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.up = nn.Linear(WIDTH, 4 * WIDTH, bias=False)
-        self.down = nn.Linear(4 * WIDTH, WIDTH, bias=False)
-        self.norm_1, self.norm_2 = nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH)
-
-    def attend(self, x: mx.array) -> mx.array:
-        rows, length, _ = x.shape
-        qkv = self.qkv(x).reshape(rows, length, 3, HEADS, -1).transpose(2, 0, 3, 1, 4)
-        q, k = (mx.fast.rope(part, WIDTH // HEADS, traditional=False, base=10_000, scale=1, offset=0) for part in qkv[:2])
-        scale = (WIDTH // HEADS) ** -0.5
-        seen = mx.fast.scaled_dot_product_attention(q, k, qkv[2], scale=scale, mask="causal")
-        return self.out(seen.transpose(0, 2, 1, 3).reshape(rows, length, WIDTH))
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = x + self.attend(self.norm_1(x))
-        return x + self.down(mx.square(nn.relu(self.up(self.norm_2(x)))))
+        rows, length, width = x.shape
+        parts = mx.split(self.qkv(norm(x)), 3, axis=-1)
+        q, k, v = (part.reshape(rows, length, -1, 32).swapaxes(1, 2) for part in parts)
+        q, k = (mx.fast.rope(norm(p), 32, traditional=False, base=10_000.0, scale=1.0, offset=0) for p in (q, k))
+        mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=32**-0.5, mask="causal")
+        x = x + self.out(mixed.swapaxes(1, 2).reshape(rows, length, width))
+        return x + self.down(mx.square(nn.relu(self.up(norm(x)))))
 
 
-class Model(nn.Module):
-    """int32 bytes (B, T) to logits (B, T, 257)."""
+class ByteGPT(nn.Module):
+    """int32 bytes (B, T) to logits (B, T, 256)."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, depth: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCAB, WIDTH)
-        self.blocks = [Block() for _ in range(DEPTH)]
-        self.norm = nn.RMSNorm(WIDTH)
-        self.head = nn.Linear(WIDTH, VOCAB, bias=False)
+        self.embedding = nn.Embedding(256, width)
+        self.blocks = [Block(width) for _ in range(depth)]
+        self.head = nn.Linear(width, 256, bias=False)
 
-    def __call__(self, tokens: mx.array) -> mx.array:
-        x = self.embedding(tokens)
+    def __call__(self, x: mx.array) -> mx.array:
+        x = norm(self.embedding(x))
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))
+        return self.head(norm(x))
 
 
-def loss_of(model: Model, x: mx.array, y: mx.array) -> mx.array:
-    """Mean cross-entropy in nats."""
-    return nn.losses.cross_entropy(model(x).astype(mx.float32), y, reduction="mean")
+def norm(x: mx.array) -> mx.array:
+    return mx.fast.rms_norm(x, None, 1e-6)
 
 
-def rows_of(text: np.ndarray, starts: np.ndarray) -> tuple[mx.array, mx.array]:
-    """(inputs, targets), int32 (B, CONTEXT): the row's bytes behind a mark, and the bytes themselves."""
-    targets = text[starts[:, None] + np.arange(CONTEXT)[None, :]].astype(np.int32)
-    inputs = np.concatenate([np.full((len(starts), 1), BEGIN, dtype=np.int32), targets[:, :-1]], axis=1)
-    return mx.array(inputs), mx.array(targets)
+def build_model(config: Mapping[str, Any]) -> ByteGPT:
+    """A fresh model from the content of the checkpoint's config.json."""
+    return ByteGPT(config["width"], config["depth"])
 
 
-def evaluate_bpb(model: Model, text: np.ndarray) -> float:
-    """Bits per byte on fixed rows of the validation text: total nats / (ln 2 * total bytes)."""
-    starts = np.linspace(0, len(text) - CONTEXT, VAL_ROWS).astype(np.int64)
-    nats = 0.0
-    for begin in range(0, VAL_ROWS, BATCH):
-        x, y = rows_of(text, starts[begin : begin + BATCH])
-        nats += float(nn.losses.cross_entropy(model(x).astype(mx.float32), y, reduction="sum").item())
-    return nats / (math.log(2) * VAL_ROWS * CONTEXT)
+def split_text(text: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Training bytes and validation rows (N, LENGTH + 1), as int32. Raises: ValueError: too little text."""
+    data = np.frombuffer(text, dtype=np.uint8).astype(np.int32)
+    cut = int(len(data) * (1 - VAL_SHARE))
+    count = min((len(data) - cut - 1) // LENGTH, EVAL_ROWS)
+    if count < 1 or cut <= LENGTH + 1:
+        raise ValueError(f"The text has {len(text)} bytes. Needed: {int(LENGTH / VAL_SHARE) + 20}. Type: --data FILE")
+    rows = np.stack([data[cut + i * LENGTH : cut + (i + 1) * LENGTH + 1] for i in range(count)])
+    return data[:cut], rows
 
 
-def train(model: Model, text: np.ndarray, budget_s: float, seed: int) -> dict[str, float]:
-    """Train for `budget_s` seconds, compilation excluded. Raises: FloatingPointError: the loss diverged."""
-    order = np.random.default_rng(seed)
-    optimizer = optim.AdamW(learning_rate=LEARNING_RATE, betas=[0.9, 0.95], weight_decay=0.01)
-    state = [model.state, optimizer.state]
+def batches(data: np.ndarray, seed: int) -> Iterator[tuple[mx.array, mx.array]]:
+    """Random rows without end."""
+    rng, offsets = np.random.default_rng(seed), np.arange(LENGTH + 1)
+    while True:
+        rows = data[rng.integers(0, len(data) - LENGTH, (BATCH, 1)) + offsets]
+        yield mx.array(rows[:, :-1]), mx.array(rows[:, 1:])
 
-    @partial(mx.compile, inputs=state, outputs=state)
-    def step(x: mx.array, y: mx.array) -> mx.array:
-        loss, gradients = nn.value_and_grad(model, loss_of)(model, x, y)
-        optimizer.update(model, gradients)
-        return loss
 
-    def batch() -> tuple[mx.array, mx.array]:
-        return rows_of(text, order.integers(0, len(text) - CONTEXT, BATCH))
+def nats(model: ByteGPT, x: mx.array, y: mx.array) -> mx.array:
+    return nn.losses.cross_entropy(model(x).astype(mx.float32), y)
 
-    steps, smooth, spent_s, said_s = 0, 0.0, 0.0, 0.0
-    began = time.perf_counter()
-    while spent_s < budget_s:
-        optimizer.learning_rate = LEARNING_RATE * min(1.0, (1 - spent_s / budget_s) / WARMDOWN)
-        loss_array = step(*batch())
-        mx.eval(loss_array, state)
-        loss = float(loss_array.item())
-        if not loss <= MAX_LOSS:  # also true for nan
-            raise FloatingPointError(f"loss {loss} at step {steps + 1}")
+
+def bits_per_byte(model: ByteGPT, rows: np.ndarray) -> float:
+    """total_nats / (ln 2 * total_bytes): comparable across vocabularies."""
+    total = 0.0
+    for start in range(0, len(rows), 16):
+        part = mx.array(rows[start : start + 16])
+        total += float(np.array(nats(model, part[:, :-1], part[:, 1:]), dtype=np.float64).sum())
+    return total / (math.log(2) * rows[:, 1:].size)
+
+
+def lr_at(progress: float) -> float:
+    """Warm-up, then a cosine down to FINAL_LR, by the share of the budget that is spent."""
+    if progress < WARMUP:
+        return LR * (progress + 0.01) / (WARMUP + 0.01)
+    cosine = (1 + math.cos(math.pi * min((progress - WARMUP) / (1 - WARMUP), 1.0))) / 2
+    return LR * (FINAL_LR + (1 - FINAL_LR) * cosine)
+
+
+def make_step(model: ByteGPT, optimizer: Any) -> Callable[[mx.array, mx.array], float]:
+    """One step that changes model and optimiser, and gives the loss."""
+    loss_and_gradient = nn.value_and_grad(model, lambda model, x, y: nats(model, x, y).mean())
+
+    def step(x: mx.array, y: mx.array) -> float:
+        loss, gradient = loss_and_gradient(model, x, y)
+        optimizer.update(model, gradient)
+        mx.eval(loss, model.parameters(), optimizer.state)
+        return float(loss.item())  # type: ignore[arg-type]  # a real number
+
+    return step
+
+
+def make_optimizer() -> Any:
+    return optim.AdamW(learning_rate=LR, betas=[0.9, 0.95], weight_decay=0.1, bias_correction=True)
+
+
+def train(model: ByteGPT, data: np.ndarray, budget: tuple[str, float], seed: int) -> dict[str, float]:
+    """Train until the budget is spent. Raises: FloatingPointError: the loss diverged."""
+    weights = model.parameters()
+    x, y = next(batches(data, seed))
+    make_step(model, make_optimizer())(x, y)  # fills the caches of MLX; thrown away, so it is no free training
+    model.update(weights)
+    step, optimizer, rows = None, make_optimizer(), batches(data, seed)
+    step = make_step(model, optimizer)
+    steps, ema, seconds, said, began = 0, 0.0, 0.0, 0.0, time.perf_counter()
+    print("training started", flush=True)
+    while (progress := (steps if budget[0] == "steps" else seconds) / budget[1]) < 1:
+        optimizer.learning_rate = lr_at(progress)
+        loss = step(*next(rows))
         steps += 1
-        smooth = 0.95 * smooth + 0.05 * loss
-        if steps == 1:  # it compiled: the clock starts now, and the collector has nothing more to find
+        if not loss <= MAX_LOSS:
+            raise FloatingPointError(f"loss {loss:g} at step {steps}")
+        if steps == 1:  # no garbage collection scans what lives to the end
             gc.collect()
             gc.freeze()
-            gc.disable()
-            began = time.perf_counter()
-        spent_s = time.perf_counter() - began
-        if spent_s - said_s >= 1:
-            said_s = spent_s
-            print(f"step {steps} | {spent_s / budget_s:.0%} | loss {smooth / (1 - 0.95**steps):.4f}", flush=True)
-    return {"training_seconds": spent_s, "num_steps": steps, "total_tokens": (steps - 1) * BATCH * CONTEXT}
+        ema = 0.95 * ema + 0.05 * loss
+        seconds = time.perf_counter() - began
+        if seconds - said >= 1:
+            said = seconds
+            print(f"step {steps} | {progress:.0%} | loss {ema / (1 - 0.95**steps):.4f}", flush=True)
+    return {"total_steps": steps, "training_seconds": seconds, "final_loss": ema / (1 - 0.95**steps)}
 
 
-def save(model: Model, folder: Path) -> None:
-    """The weights, whole or not at all."""
+def save(folder: Path, name: str, content: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = folder / f".{name}.tmp"
+    temporary.write_text(content)
+    temporary.replace(folder / name)
+
+
+def save_checkpoint(model: ByteGPT, folder: Path) -> None:
+    """Weights first, then the config that `build_model` takes."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights: dict[str, Any] = dict(tree_flatten(model.parameters()))
-    mx.save_safetensors(str(folder / "new.safetensors"), weights)
-    os.replace(folder / "new.safetensors", folder / "model.safetensors")
+    temporary = folder / ".model.safetensors"
+    model.save_weights(str(temporary))
+    temporary.replace(folder / "model.safetensors")
+    config = {"width": WIDTH, "depth": DEPTH, "vocab_size": 256, "seq_len": LENGTH}
+    save(folder, "config.json", json.dumps(config, indent=2) + "\n")
 
 
-def main(argv: list[str]) -> int:
-    """Train, evaluate, save, print the block; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path(__file__), help="a text file; default: this script")
-    parser.add_argument("--budget", type=float, default=float(os.environ.get("TIME_BUDGET", "300")), help="seconds")
+def run(text: bytes, *, budget: tuple[str, float], seed: int, out: Path) -> dict[str, Any]:
+    """Train, save, evaluate; everything it writes lies in `out`."""
+    began = time.perf_counter()
+    (out / "last_run.json").unlink(missing_ok=True)  # else a crash could be taken for a result
+    data, rows = split_text(text)
+    mx.random.seed(seed)
+    model = build_model({"width": WIDTH, "depth": DEPTH})
+    training: dict[str, Any] = dict(train(model, data, budget, seed))
+    save_checkpoint(model, out / "checkpoint")
+    before_eval = time.perf_counter()
+    val_bpb = bits_per_byte(model, rows)
+    if not math.isfinite(val_bpb):
+        raise FloatingPointError(f"val_bpb {val_bpb:g} at step {training['total_steps']}")
+    training["eval_seconds"] = time.perf_counter() - before_eval
+    training["total_tokens"] = training["total_steps"] * BATCH * LENGTH
+    training["avg_tok_sec"] = training["total_tokens"] / training["training_seconds"]
+    training["peak_memory_mb"] = mx.get_peak_memory() / 2**20
+    result = {"result": {"val_bpb": val_bpb}, "training": training, "seed": seed}
+    result["total_seconds"] = time.perf_counter() - began
+    save(out, "last_run.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+    return result
+
+
+def block(result: dict[str, Any]) -> str:
+    """The lines that other programs read."""
+    training = result["training"]
+    return (
+        f"---\nval_bpb:          {result['result']['val_bpb']:.6f}\n"
+        f"training_seconds: {training['training_seconds']:.1f}\ntotal_seconds:    {result['total_seconds']:.1f}\n"
+        f"peak_memory_mb:   {training['peak_memory_mb']:.1f}\navg_tok_sec:      {training['avg_tok_sec']:,.0f}\n"
+        f"num_steps:        {training['total_steps']}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, train, print the block."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path(__file__), help="a text file (default: this script)")
+    parser.add_argument("--budget", type=float, help=f"seconds of training (default: {TIME_BUDGET:g})")
+    parser.add_argument("--seed", type=int, default=os.environ.get("SEED", SEED))
     parser.add_argument("--out", type=Path, default=Path("data"))
-    parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED", "1")))
     options = parser.parse_args(argv)
-    text = np.frombuffer(options.data.read_bytes(), dtype=np.uint8)
-    cut = int(len(text) * (1 - VAL_SHARE))
-    if len(text) - cut <= CONTEXT or options.budget <= 0:
-        parser.error(f"{options.data} needs more than {int(CONTEXT / VAL_SHARE)} bytes, and the budget must be above 0")
-    mx.random.seed(options.seed)
-    started, model = time.perf_counter(), Model()
     try:
-        found = train(model, text[:cut], options.budget, options.seed)
+        kind = "steps" if options.budget is None and "STEP_BUDGET" in os.environ else "seconds"
+        amount = options.budget or float(
+            os.environ.get("STEP_BUDGET" if kind == "steps" else "TIME_BUDGET", TIME_BUDGET)
+        )
+        if not 0 < amount < math.inf:
+            raise ValueError(f"A budget of {amount:g} {kind} is not allowed. Allowed: above 0. Type: --budget 20")
+        result = run(options.data.read_bytes(), budget=(kind, amount), seed=options.seed, out=options.out)
+    except (OSError, ValueError) as error:
+        print(f"time_budget_train.py: {error}", file=sys.stderr)
+        return 2
     except FloatingPointError as error:
         print(f"diverged: {error}", file=sys.stderr)
-        return 3
-    save(model, options.out / "checkpoint")
-    found |= {
-        "val_bpb": evaluate_bpb(model, text[cut:]),
-        "avg_tok_sec": found["total_tokens"] / found["training_seconds"],
-        "peak_memory_mb": mx.get_peak_memory() / 2**20,
-        "total_seconds": time.perf_counter() - started,
-    }
-    training = {name: found[name] for name in ("avg_tok_sec", "peak_memory_mb", "training_seconds", "total_tokens")}
-    report = {"result": {"val_bpb": found["val_bpb"]}, "training": {**training, "total_steps": found["num_steps"]}}
-    (options.out / "last_run.json").write_text(json.dumps(report, indent=2) + "\n")
-    print("---")
-    for name in ("val_bpb", "training_seconds", "total_seconds", "peak_memory_mb", "avg_tok_sec", "num_steps"):
-        print(f"{name + ':':<18}{found[name]:.6f}" if name == "val_bpb" else f"{name + ':':<18}{found[name]:.1f}")
-    print(f"wrote {options.out / 'last_run.json'} and {options.out / 'checkpoint'}", file=sys.stderr)
+        return 1
+    print(block(result))
+    print(f"Wrote: {options.out / 'last_run.json'}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +17,9 @@ sys.path.insert(0, str(ROOT))
 import data_sources  # noqa: E402
 from autoexperiment.errors import Refused, UsageError  # noqa: E402
 from data_sources import FolderSource, Request, StdlibSource  # noqa: E402
+
+# The machine may be busy: a slow example is no failure.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def request(cache: Path, **options: object) -> Request:
@@ -196,6 +199,7 @@ def test_a_long_file_becomes_several_documents_cut_at_line_ends(tmp_path: Path) 
     assert [len(d) for d in documents] == [4100, 4100, 1800]  # 41 lines are the first 4,096 characters or more
 
 
+@PATIENT
 @given(st.text(alphabet="ab \n\r\u2028é", max_size=200), st.integers(1, 30))
 def test_pieces_joined_are_the_text(text: str, chars: int) -> None:
     parts = list(data_sources.pieces(text, chars=chars))

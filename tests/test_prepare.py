@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 for needed in ("mlx.core", "rustbpe", "tiktoken", "tqdm"):
@@ -36,6 +36,8 @@ from autoexperiment import holdout  # noqa: E402
 from autoexperiment.errors import Refused, UsageError  # noqa: E402
 from autoexperiment.files import Lock  # noqa: E402
 
+# The machine may be busy: a slow example is no failure.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SMALL = data_sources.DatasetSpec(
     name="textdir",
     about="small",
@@ -103,6 +105,7 @@ def encoding(tokenizer: dict[str, Any]) -> Any:
     return prepare._encoding(tokenizer)
 
 
+@PATIENT
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_survive_a_round_trip_and_are_counted(
     tokenizer: dict[str, Any], encoding: Any, blob: bytes
@@ -113,6 +116,7 @@ def test_arbitrary_bytes_survive_a_round_trip_and_are_counted(
     assert prepare.byte_lengths(tokenizer)[tokens].sum() == len(blob)
 
 
+@PATIENT
 @given(st.text(max_size=200))
 def test_text_survives_a_round_trip_and_is_counted(tokenizer: dict[str, Any], encoding: Any, text: str) -> None:
     tokens = encoding.encode_ordinary(text)
@@ -121,6 +125,7 @@ def test_text_survives_a_round_trip_and_is_counted(tokenizer: dict[str, Any], en
     assert prepare.byte_lengths(tokenizer)[tokens].sum() == len(text.encode())
 
 
+@PATIENT
 @given(st.data())
 def test_any_tokens_have_the_length_of_their_bytes(
     tokenizer: dict[str, Any], encoding: Any, data: st.DataObject
@@ -202,6 +207,7 @@ def test_one_place_left_is_a_bos_and_loses_no_text() -> None:
     assert rows == [[0, 4, 5, 6, 0]]
 
 
+@PATIENT
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=40), max_size=30), st.integers(2, 12))
 def test_rows_are_full_begin_with_bos_and_keep_every_token_but_those_of_one_row(
     documents: list[list[int]], width: int
@@ -216,6 +222,7 @@ def test_rows_are_full_begin_with_bos_and_keep_every_token_but_those_of_one_row(
     assert rows == packed(documents, width)
 
 
+@PATIENT
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=40), max_size=30), st.integers(2, 12))
 def test_what_stands_between_two_bos_is_a_part_of_one_document(documents: list[list[int]], width: int) -> None:
     for row in packed(documents, width):
@@ -749,7 +756,7 @@ def test_half_precision_logits_are_scored_in_float32(dtype: mx.Dtype) -> None:
     assert nats / text_bytes == pytest.approx(math.log(512), rel=1e-6)
 
 
-@settings(max_examples=20)
+@settings(PATIENT, max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_numpy_and_mlx_agree(seed: int) -> None:
     rng = np.random.default_rng(seed)
