@@ -498,12 +498,12 @@ def _format(value: float | None, how: str) -> str | None:
 
 def main() -> int:
     """Train, save, evaluate, report."""
+    remove_stale()
     try:
         settings = read_settings(os.environ)
     except BadSetting as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    remove_stale()
     try:
         result = run(settings, prepare.load_dataset(DATASET))
     except Diverged as error:

@@ -2,9 +2,9 @@
 
 Usage: python time_budget_train.py [--data FILE] [--budget SECONDS] [--seed N] [--out DIR]
 
-It needs MLX and NumPy and nothing else (with `autoexperiment` installed it is fast on Linux too), so copy it and change what you like. Without --data it learns
-its own source. The environment variables TIME_BUDGET, STEP_BUDGET and SEED stand for the options when
-those are not given. It writes DIR/checkpoint/ and DIR/last_run.json (DIR is `data` by default).
+It needs MLX and NumPy and nothing else, so copy it and change what you like. Without --data it learns its
+own source. TIME_BUDGET, STEP_BUDGET and SEED in the environment stand for options that are not given.
+It writes DIR/checkpoint/ and DIR/last_run.json (DIR is `data` by default).
 
 Exit: 0 ok, 1 the loss diverged, 2 wrong words or not enough text.
 """
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 with contextlib.suppress(ImportError):  # on Linux without a GPU, MLX's own BLAS is 15 times as slow
-    pass
+    import autoexperiment.blas  # noqa: F401
 
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn  # isort: skip
