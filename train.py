@@ -58,23 +58,24 @@ DEPTH = pick(cpu=2, gpu=4)  # layers | search: 1..6 int
 HEADS = pick(cpu=2, gpu=4)  # attention heads; width = HEADS * HEAD_DIM | search: 1..8 int
 HEAD_DIM = 64  # channels a head | search: 32, 64, 128
 MLP_RATIO = 4  # hidden width over width | search: 1..6 int
-ROPE_BASE = 10_000.0  # longest wavelength of the rotary embedding, in tokens | search: 1000..100000 log
+ROPE_BASE = 10_000.0  # longest wavelength of the rotary embedding, in tokens
 VALUE_EMBEDDING = True  # a second embedding added to the attention values of the last layer | search: True, False
 
 # Batch
 DEVICE_BATCH_SIZE = pick(cpu=8, gpu=16)  # rows in one pass | search: 4, 8, 16, 32
-TOTAL_BATCH_SIZE = pick(cpu=2048, gpu=65536)  # tokens a step, rounded to whole passes | search: 1024..131072 log
+TOTAL_BATCH_SIZE = pick(
+    cpu=2048, gpu=65536
+)  # tokens a step, in whole passes | search: 1024, 2048, 4096, 8192, 16384, 32768, 65536
 
 # Optimiser: Muon for matrices, AdamW for the rest. The AdamW rates hold at width 768.
 MATRIX_LR = 0.02  # Muon | search: 0.002..0.2 log
 EMBEDDING_LR = 0.2  # AdamW, token and value embeddings | search: 0.01..2 log
 UNEMBEDDING_LR = 0.004  # AdamW, output matrix | search: 0.0004..0.04 log
-SCALAR_LR = 0.05  # AdamW, gains | search: 0.005..0.5 log
 MOMENTUM = 0.95  # Muon | search: 0.8..0.98
 BETA1 = 0.8  # AdamW | search: 0.5..0.95
 BETA2 = 0.95  # AdamW | search: 0.8..0.999
 WEIGHT_DECAY = 0.0  # AdamW | search: 0..0.2
-NS_STEPS = 5  # Newton-Schulz iterations of Muon | search: 3..6 int
+NS_STEPS = 5  # Newton-Schulz iterations of Muon
 
 # Schedule, as fractions of the budget
 WARMUP = 0.0  # rising linearly from 0 | search: 0..0.2
@@ -227,17 +228,15 @@ def make_optimizer(config: Config) -> tuple[optim.MultiOptimizer, list[float]]:
         "weight_decay": WEIGHT_DECAY,
         "bias_correction": True,
     }
-    rates = [UNEMBEDDING_LR * scale, EMBEDDING_LR * scale, MATRIX_LR, SCALAR_LR]
+    rates = [UNEMBEDDING_LR * scale, EMBEDDING_LR * scale, MATRIX_LR]
     groups = [
         optim.AdamW(learning_rate=rates[0], **adam),
         optim.AdamW(learning_rate=rates[1], **adam),
         optim.Muon(learning_rate=rates[2], momentum=MOMENTUM, weight_decay=0.0, ns_steps=NS_STEPS),
-        optim.AdamW(learning_rate=rates[3], **adam),
     ]
     filters = [
         lambda name, _: name.startswith("unembedding"),
         lambda name, _: "embedding" in name,
-        lambda _, weight: weight.ndim >= 2,
     ]
     return optim.MultiOptimizer(groups, filters), rates
 
@@ -363,7 +362,7 @@ class Trainer:
         return nn.value_and_grad(self.model, loss_of)(self.model, x, y)
 
     def _compute_update(self, weights: Any, state: Any, gradients: Any, multiplier: mx.array) -> Any:
-        self.optimizer.state = state
+        self.optimizer.state = tree_map(lambda leaf: leaf, state)  # a copy: MLX's optimisers change theirs in place
         for group, rate in zip(self.optimizer.optimizers, self.rates, strict=True):
             group.learning_rate = rate * multiplier
         return self.optimizer.apply_gradients(gradients, weights), self.optimizer.state

@@ -1,4 +1,4 @@
-"""The loop: measure a candidate, decide, record, keep or restore; once, or for a whole night.
+"""One turn of the loop: measure a candidate, decide, record, keep or restore.
 
 Every effect is preceded by a ledger record that says what is about to be done, so that a kill
 between any two lines of this file loses nothing (see `session.recover`).
@@ -7,14 +7,14 @@ between any two lines of this file loses nothing (see `session.recover`).
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Protocol
 
 from autoexperiment import failpoint, machine, views
-from autoexperiment.errors import BreakerOpen, BudgetSpent, LabError, Refused
+from autoexperiment.errors import BreakerOpen, LabError, Refused
 from autoexperiment.ledger import Experiment, RunRecord
 from autoexperiment.paths import RunPaths
 from autoexperiment.run import Run
@@ -73,16 +73,6 @@ class Proposal:
     description: str
 
 
-class Agent(Protocol):
-    """Whoever has the ideas. `name` is recorded as the experiment's source."""
-
-    name: str
-
-    def propose(self, session: Session) -> Proposal | None:
-        """The next candidate, or None when there is nothing left to try."""
-        ...
-
-
 @dataclass
 class _Measuring:
     """One experiment while its runs are being made."""
@@ -106,7 +96,7 @@ def check_description(text: str) -> str:
     return line
 
 
-def _check_may_run(session: Session) -> None:
+def check_may_run(session: Session) -> None:
     state = breaker_state(session.ledger)
     if state.open:
         raise BreakerOpen(
@@ -165,7 +155,7 @@ def stage(session: Session, description: str) -> str:
     Returns: the commit, which is the session's head when nothing was changed and the baseline is due.
     """
     check_description(description)
-    _check_may_run(session)
+    check_may_run(session)
     files = check_surface(session)
     is_baseline_due = session.ledger.incumbent is None
     if not is_baseline_due:
@@ -191,7 +181,7 @@ def step(
         BreakerOpen. Stopped: a signal came; the experiment is recorded as interrupted.
     """
     observer, line = observer or Quiet(), check_description(description)
-    _check_may_run(session)
+    check_may_run(session)
     files = session.files_of(candidate) if candidate else check_surface(session)
     if session.ledger.incumbent is None:
         unchanged = _is_unchanged(session, files)
@@ -440,79 +430,11 @@ def _raise_if_stopped(work: _Measuring) -> None:
         raise Stopped(f"Stopped: {ending['reason']} Go on with: mlx loop run {work.session.tag}")
 
 
-@dataclass(frozen=True)
-class Limit:
-    """When a night ends: so many judged experiments in the session, so many hours of this call, or neither."""
-
-    experiments: int | None = None
-    hours: float | None = None
-
-
-def judged(session: Session) -> int:
-    """Experiments with a verdict, the baseline not counted."""
-    return sum(e.verdict is not None and e.source != "baseline" for e in session.ledger.experiments)
-
-
-def drive(
-    session: Session,
-    agent: Agent,
-    limit: Limit,
-    *,
-    observer: Observer | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> str:
-    """Run experiments until a limit, a stop request, the breaker or the end of ideas; returns why it ended.
-
-    Raises: BudgetSpent: the session had its experiments already. BreakerOpen. Stopped: a signal came.
-    """
-    observer, began = observer or Quiet(), clock()
-    views.refresh(session)  # a kill may have come between the last verdict and its views
-    session.paths.stop_request.unlink(missing_ok=True)
-    if limit.experiments is not None and judged(session) >= limit.experiments:
-        raise BudgetSpent(
-            f"{session.tag} has {judged(session)} judged experiments, and {limit.experiments} were allowed. "
-            f"Allow more with --experiments {judged(session) + 8}, or start another tag."
-        )
-    while True:
-        if reason := _end_reason(session, limit, clock() - began):
-            return reason
-        _check_may_run(session)
-        if session.ledger.incumbent is None:
-            first = measure_baseline(session, observer=observer)
-            if first.verdict is not Verdict.KEEP:
-                raise Refused(f"The baseline does not run: {first.reason} Mend the recipe and start another tag.")
-            continue
-        _set_aside_edits(session)
-        proposal = agent.propose(session)
-        if proposal is None:
-            return "no ideas are left"
-        session.repository.write_files(proposal.files)
-        evaluate(session, proposal, source=agent.name, observer=observer)
-
-
-def _end_reason(session: Session, limit: Limit, elapsed_s: float) -> str:
-    if session.paths.stop_request.exists():
-        session.paths.stop_request.unlink()
-        return "a stop was requested"
-    if limit.experiments is not None and judged(session) >= limit.experiments:
-        return f"{limit.experiments} experiments are judged"
-    if limit.hours is not None and elapsed_s >= limit.hours * 3600:
-        return f"{limit.hours:g} hours are over"
-    return ""
-
-
-def _unmeasured_edit(session: Session) -> dict[str, bytes]:
+def unmeasured_edit(session: Session) -> dict[str, bytes]:
     """The working tree's mutable files when they hold bytes that no candidate of this session has, else {}."""
     current = session.repository.read_files_if_present(session.recipe.mutable)
     known = {e.content for e in session.ledger.experiments} | {content_id(session.files_of(session.head))}
     return current if current and content_id(current) not in known else {}
-
-
-def _set_aside_edits(session: Session) -> None:
-    """An edit that lies in the working tree when a driver takes over is saved under a ref, never lost."""
-    if edit := _unmeasured_edit(session):
-        save_stray(session, edit, "edit found in the working tree when a driver took over")
-    session.repository.write_files(session.files_of(session.head))
 
 
 def reset(session: Session, *, save: bool = False) -> str:
@@ -520,7 +442,7 @@ def reset(session: Session, *, save: bool = False) -> str:
 
     Raises: Refused: there is such an edit, and `save` is false.
     """
-    edit, ref = _unmeasured_edit(session), ""
+    edit, ref = unmeasured_edit(session), ""
     if edit and not save:
         raise Refused(
             f"{', '.join(edit)} holds an edit that was never measured, and a reset would lose it. Measure it with "

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 
 from autoexperiment import daily_log, plots, report, results
 from autoexperiment.errors import LabError
 from autoexperiment.files import load_json, write_atomic, write_json
-from autoexperiment.ledger import Experiment
 from autoexperiment.paths import RunPaths
 from autoexperiment.run import Run
 from autoexperiment.session import Session

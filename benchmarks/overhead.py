@@ -28,7 +28,11 @@ from autoexperiment.budget import Budget, parse_budget  # noqa: E402
 
 def make_clone(folder: Path) -> Path:
     """A clone of this repository as it is committed, with a git identity and a state folder of its own."""
-    for name, value in {"GIT_AUTHOR_NAME": "b", "GIT_AUTHOR_EMAIL": "b@b", "XDG_STATE_HOME": str(folder / "state")}.items():
+    for name, value in {
+        "GIT_AUTHOR_NAME": "b",
+        "GIT_AUTHOR_EMAIL": "b@b",
+        "XDG_STATE_HOME": str(folder / "state"),
+    }.items():
         os.environ[name] = value
     clone = folder / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)

@@ -78,7 +78,12 @@ def test_status_and_log_speak_json_and_text(measured: Path) -> None:
     state = json.loads(mlx("loop", "status", "--json"))
     lines = json.loads(mlx("loop", "log", "--json"))
 
-    assert state["baseline"] == {"experiment": 0, "commit": lines[0]["commit"], "val_bpb": 2.0, "trust": "self_reported"}
+    assert state["baseline"] == {
+        "experiment": 0,
+        "commit": lines[0]["commit"],
+        "val_bpb": 2.0,
+        "trust": "self_reported",
+    }
     assert state["breaker"]["open"] is False
     assert "baseline" in mlx("loop", "log")
     assert "self_reported" in mlx("loop", "status")
@@ -117,10 +122,15 @@ def test_detached_step_that_gives_up_tells_the_one_who_waits(measured: Path) -> 
 def test_interrupt_ends_the_run_and_is_recorded_as_neither_verdict(measured: Path) -> None:
     standin.edit(measured, MODE="hang")
     process = subprocess.Popen(
-        [sys.executable, "-m", "autoexperiment", "loop", "step", "-m", "hang"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "autoexperiment", "loop", "step", "-m", "hang"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 30
-    while not list((measured / "outputs").glob("*/*/work/train.py")) or json.loads(mlx("loop", "log", "--json"))[-1]["runs"] != 1:
+    while (
+        not list((measured / "outputs").glob("*/*/work/train.py"))
+        or json.loads(mlx("loop", "log", "--json"))[-1]["runs"] != 1
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

@@ -19,7 +19,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("effects", {"warden", "supervisor", "journal", "ledger", "candidates", "holdout"}),
     ("measure", {"measure.wire", "measure.predictor", "measure.scorer", "measure"}),
     ("judgement", {"verdict", "breaker", "results", "summary"}),
-    ("acts", {"trial", "session", "daily_log", "report", "plots", "views", "record", "loop"}),
+    ("acts", {"trial", "session", "daily_log", "report", "plots", "views", "record", "loop", "night"}),
     ("edges", {"agents", "agents.constants", "agents.search", "doctor", "cli", "cli.doctor", "cli.loop",
                "cli.progress", "cli.tables", "__main__"}),
 ]  # fmt: skip

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import standin
 
-from autoexperiment import loop, session, verdict
+from autoexperiment import loop, night, session, verdict
 from autoexperiment.errors import BreakerOpen, BudgetSpent, Locked, Refused, UsageError
 from autoexperiment.ledger import read_ledger
-from autoexperiment.loop import Limit
+from autoexperiment.night import Limit
 from autoexperiment.session import Session
 from autoexperiment.vocabulary import Outcome, TrustLevel, Verdict
 
@@ -291,7 +291,7 @@ class Scripted:
 def test_drive_goes_through_keep_discard_crash_and_says_why_it_ended(project: Path) -> None:
     agent = Scripted([{"VALUE": 1.5}, {"VALUE": 1.8}, {"MODE": "crash"}, {"VALUE": 1.2}])
     with session.start(project, "mar5", standin.PLAN) as running:
-        reason = loop.drive(running, agent, Limit(experiments=9))
+        reason = night.drive(running, agent, Limit(experiments=9))
         verdicts = [e.verdict for e in running.ledger.experiments]
 
     assert reason == "no ideas are left"
@@ -300,10 +300,10 @@ def test_drive_goes_through_keep_discard_crash_and_says_why_it_ended(project: Pa
 
 def test_drive_counts_the_experiments_of_the_session_not_of_the_call(project: Path) -> None:
     with session.start(project, "mar5", standin.PLAN) as running:
-        loop.drive(running, Scripted([{"VALUE": 1.5}]), Limit(experiments=1))
+        night.drive(running, Scripted([{"VALUE": 1.5}]), Limit(experiments=1))
         with pytest.raises(BudgetSpent, match="--experiments"):
-            loop.drive(running, Scripted([{"VALUE": 1.4}]), Limit(experiments=1))
-        loop.drive(running, Scripted([{"VALUE": 1.4}, {"VALUE": 1.3}]), Limit(experiments=2))
+            night.drive(running, Scripted([{"VALUE": 1.4}]), Limit(experiments=1))
+        night.drive(running, Scripted([{"VALUE": 1.4}, {"VALUE": 1.3}]), Limit(experiments=2))
 
         assert values(running) == [2.0, 1.5, 1.4]
 
@@ -311,7 +311,7 @@ def test_drive_counts_the_experiments_of_the_session_not_of_the_call(project: Pa
 def test_drive_ends_after_its_hours(project: Path) -> None:
     ticks = iter([0.0, 0.0, 0.0, 3601.0])
     with session.start(project, "mar5", standin.PLAN) as running:
-        reason = loop.drive(running, Scripted([{"VALUE": 1.5}] * 9), Limit(hours=1.0), clock=lambda: next(ticks))
+        reason = night.drive(running, Scripted([{"VALUE": 1.5}] * 9), Limit(hours=1.0), clock=lambda: next(ticks))
 
     assert reason == "1 hours are over"
 
@@ -320,7 +320,7 @@ def test_drive_saves_an_edit_that_it_finds(project: Path) -> None:
     with session.start(project, "mar5", standin.PLAN) as running:
         loop.measure_baseline(running)
         standin.edit(project, VALUE=0.5)
-        loop.drive(running, Scripted([]), Limit(experiments=5))
+        night.drive(running, Scripted([]), Limit(experiments=5))
 
         assert [n["what"] for n in running.ledger.notes] == ["branch entered", "stray edit saved"]
         assert (project / "train.py").read_text() == standin.TRAIN
@@ -333,7 +333,7 @@ def test_drive_refuses_when_the_baseline_does_not_run(project: Path) -> None:
         session.start(project, "mar5", standin.PLAN) as running,
         pytest.raises(Refused, match="baseline does not run"),
     ):
-        loop.drive(running, Scripted([]), Limit(experiments=5))
+        night.drive(running, Scripted([]), Limit(experiments=5))
 
 
 def test_every_number_is_recorded_with_its_trust_level(opened: Session) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import standin
 
-from autoexperiment import loop, machine, session
+from autoexperiment import loop, machine, night, session
 from autoexperiment.errors import Refused
-from autoexperiment.loop import Limit
+from autoexperiment.night import Limit
 from autoexperiment.run import Run
 from autoexperiment.session import Session
 from autoexperiment.trial import run_trial
@@ -46,10 +46,14 @@ def slept(run: Run) -> Run:
 def was_late(run: Run) -> Run:
     ending = {**run.ending, "outcome": "rejected"}
     provenance = {**run.provenance, "new_kernels": 3}
-    return replace(run, outcome=Outcome.REJECTED, reason="late", ending=ending, provenance=provenance, metrics={}, trust={})
+    return replace(
+        run, outcome=Outcome.REJECTED, reason="late", ending=ending, provenance=provenance, metrics={}, trust={}
+    )
 
 
-def test_run_that_the_machine_spoiled_is_repeated_and_not_scored(opened: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_the_machine_spoiled_is_repeated_and_not_scored(
+    opened: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = change_first_runs(monkeypatch, 1, slept)
     standin.edit(opened.project.root, VALUE=1.5)
 
@@ -61,7 +65,9 @@ def test_run_that_the_machine_spoiled_is_repeated_and_not_scored(opened: Session
     assert kept.runs[0].seed == kept.runs[1].seed
 
 
-def test_run_that_is_spoiled_again_and_again_is_neither_verdict(opened: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_is_spoiled_again_and_again_is_neither_verdict(
+    opened: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = change_first_runs(monkeypatch, 99, slept)
     standin.edit(opened.project.root, VALUE=1.5)
 
@@ -135,7 +141,9 @@ def test_longest_description_of_any_characters_fits_the_ledger(opened: Session, 
 def test_longest_failure_of_any_characters_fits_the_ledger(opened: Session) -> None:
     root = opened.project.root
     text = (root / "train.py").read_text()
-    (root / "train.py").write_text(text.replace("import json", "raise RuntimeError('\\U0001f600' * 100_000)\nimport json", 1))
+    (root / "train.py").write_text(
+        text.replace("import json", "raise RuntimeError('\\U0001f600' * 100_000)\nimport json", 1)
+    )
 
     assert loop.step(opened, "\U0001f600" * 500).verdict is Verdict.CRASH
 
@@ -150,10 +158,10 @@ def test_night_ends_when_a_stop_is_asked_for(project: Path) -> None:
             return loop.Proposal({"train.py": (running.project.root / "train.py").read_bytes()}, "one")
 
     with session.start(project, "mar5", standin.PLAN) as running:
-        reason = loop.drive(running, Asks(), Limit(experiments=9))
+        reason = night.drive(running, Asks(), Limit(experiments=9))
 
         assert reason == "a stop was requested"
-        assert loop.judged(running) == 1
+        assert night.judged(running) == 1
 
 
 def test_recipe_that_crashed_as_baseline_can_be_mended(project: Path) -> None:

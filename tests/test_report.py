@@ -21,7 +21,8 @@ START: dict[str, Any] = {
 
 def experiment(number: int, verdict: Verdict | None, values: list[float], description: str = "idea") -> Experiment:
     runs = tuple(
-        RunRecord(i, "f", i, {"outcome": "ok"}, {"val_bpb": v, "avg_tok_sec": 1e5}, "recomputed") for i, v in enumerate(values)
+        RunRecord(i, "f", i, {"outcome": "ok"}, {"val_bpb": v, "avg_tok_sec": 1e5}, "recomputed")
+        for i, v in enumerate(values)
     )
     mean = sum(values) / len(values) if values else 0.0
     metrics = {"val_bpb": mean, "avg_tok_sec": 1e5, "peak_memory_mb": 2048.0} if values else {}

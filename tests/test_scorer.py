@@ -50,7 +50,13 @@ def score(folder: Path, prepared: Path, train: str, *, table: np.ndarray | None 
     mx.save_safetensors(str(checkpoint / "model.safetensors"), {"table.weight": mx.array(weights)})
     (checkpoint / "config.json").write_text(json.dumps({"vocab_size": vocab}))
     ScoreRequest(str(folder / "harness"), str(folder / "candidate"), str(checkpoint)).save(folder / "request.json")
-    command = [sys.executable, "-m", "autoexperiment.measure.scorer", str(folder / "request.json"), str(folder / "result.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "autoexperiment.measure.scorer",
+        str(folder / "request.json"),
+        str(folder / "result.json"),
+    ]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "AUTOEXPERIMENT_DATA": str(prepared)}
     subprocess.run(command, check=True, cwd=folder, env=environment, capture_output=True)
     return Score.load(folder / "result.json")
@@ -77,7 +83,9 @@ def expected_bpb(prepared: Path, table: np.ndarray) -> float:
     return float(losses[counted].sum() / (math.log(2) * sizes[y].sum()))
 
 
-def test_score_is_bits_per_byte_worked_out_by_hand(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_score_is_bits_per_byte_worked_out_by_hand(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AUTOEXPERIMENT_DATA", str(prepared))
     table = random_table(prepared)
 
@@ -119,7 +127,9 @@ def test_cheat_does_not_change_the_number(
 
 
 def test_model_is_given_inputs_and_no_targets(tmp_path: Path, prepared: Path) -> None:
-    told = MODEL.replace("def __call__(self, x):", "def __call__(self, x, *more, **named):\n        assert not more and not named")
+    told = MODEL.replace(
+        "def __call__(self, x):", "def __call__(self, x, *more, **named):\n        assert not more and not named"
+    )
 
     assert score(tmp_path, prepared, told).problem == ""
 

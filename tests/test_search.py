@@ -11,12 +11,12 @@ import standin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoexperiment import loop, session
+from autoexperiment import loop, night, session
 from autoexperiment.agents import agent_named, constants
 from autoexperiment.agents.constants import Range, parse_range
 from autoexperiment.agents.search import SearchAgent, draw_anywhere, draw_near
 from autoexperiment.errors import UsageError
-from autoexperiment.loop import Limit
+from autoexperiment.night import Limit
 
 SOURCE = '''\
 """A recipe. search: 1..2 in a docstring is nothing."""
@@ -118,7 +118,7 @@ def test_each_constant_has_its_turn_once_a_lap() -> None:
 
 def test_night_changes_one_constant_at_a_time_and_never_repeats(project: Path) -> None:
     with session.start(project, "mar5", standin.PLAN) as running:
-        loop.drive(running, SearchAgent(), Limit(experiments=12))
+        night.drive(running, SearchAgent(), Limit(experiments=12))
         experiments = running.ledger.experiments[1:]
         for experiment in experiments:
             diff = running.repository.changed_lines(experiment.base, experiment.commit, ("train.py",))
@@ -143,7 +143,7 @@ def test_search_ends_when_nothing_is_left(project: Path) -> None:
     (project / "train.py").write_text(text)
     standin.git(project, "commit", "-qam", "one choice")
     with session.start(project, "mar5", standin.PLAN) as running:
-        reason = loop.drive(running, SearchAgent(), Limit(experiments=9))
+        reason = night.drive(running, SearchAgent(), Limit(experiments=9))
 
         assert reason == "no ideas are left"
         assert [e.description for e in running.ledger.experiments] == ["baseline", "VALUE 2.0 -> 1.5"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from autoexperiment.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from autoexperiment.loop import Agent
+    from autoexperiment.night import Agent
 
 NAMES = ("search",)
 

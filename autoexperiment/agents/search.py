@@ -15,7 +15,8 @@ from typing import Any
 from autoexperiment.agents import constants
 from autoexperiment.agents.constants import Constant, Range
 from autoexperiment.errors import Refused
-from autoexperiment.loop import Proposal, find_twin, judged
+from autoexperiment.loop import Proposal, find_twin
+from autoexperiment.night import judged
 from autoexperiment.session import Session
 
 EXPLORE = 4  # turns that draw from a constant's whole range, before the local ones

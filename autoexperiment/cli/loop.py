@@ -199,23 +199,23 @@ def run(
 
     The budget, dataset and policy count only when the session is created.
     """
-    from autoexperiment import loop, views
+    from autoexperiment import night, views
     from autoexperiment import session as sessions
     from autoexperiment.agents import agent_named
     from autoexperiment.cli import tables
 
-    chosen, limit = agent_named(agent), loop.Limit(experiments, hours)
+    chosen, limit = agent_named(agent), night.Limit(experiments, hours)
     if experiments is None and hours is None:
         raise UsageError("A night needs an end. Give --experiments N or --hours H, for example: --hours 8")
     if sessions.exists(_root(), tag):
         opened = sessions.open_session(_root(), tag)
-        click.echo(f"Session {tag} goes on: {loop.judged(opened)} experiments are judged.")
+        click.echo(f"Session {tag} goes on: {night.judged(opened)} experiments are judged.")
     else:
         opened = sessions.start(_root(), tag, _plan(dataset, budget, policy))
         click.echo(f"Session {tag} starts on branch {opened.branch}, budget {opened.budget}.")
     with opened as session:
         try:
-            reason = loop.drive(session, chosen, limit, observer=_printer(session))
+            reason = night.drive(session, chosen, limit, observer=_printer(session))
             click.echo(f"Ended: {reason}.\n")
         finally:
             written = views.write_all(session)

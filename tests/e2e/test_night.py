@@ -75,7 +75,8 @@ def test_baseline_is_scored_by_the_scorer(night: Session) -> None:
 
 
 def test_printed_number_that_is_false_rejects_the_run(night: Session) -> None:
-    found = plant(night, "print a better number", "    print(block(result)", '    print("val_bpb:          0.500000")\n    print(block(result)')
+    lie = '    print("val_bpb:          0.500000")\n'
+    found = plant(night, "print a better number", "    print(block(result)", lie + "    print(block(result)")
 
     assert found.outcome is Outcome.REJECTED
     assert found.verdict is Verdict.DISCARD
@@ -131,7 +132,9 @@ def test_child_left_behind_does_not_outlive_its_run(night: Session) -> None:
     import psutil
 
     marker = "e2e-left-behind"
-    child = f'subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)  # {marker}"], start_new_session=True)'
+    child = (
+        f'subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)  # {marker}"], start_new_session=True)'
+    )
     plant(night, "leave a child", "    done = train(", f"    import subprocess; {child}\n    done = train(")
 
     assert not [p for p in psutil.process_iter(["cmdline"]) if marker in " ".join(p.info["cmdline"] or [])]

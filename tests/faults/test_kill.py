@@ -29,14 +29,14 @@ import contextlib, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import standin
-from autoexperiment import loop, session
+from autoexperiment import loop, night, session
 from autoexperiment.errors import BudgetSpent
 root, tag, count = Path.cwd(), sys.argv[1], int(sys.argv[2])
 
 class Planned:
     name = "planned"
     def propose(self, running):
-        n = loop.judged(running)
+        n = night.judged(running)
         edits = [dict(VALUE=1.5), dict(VALUE=1.9), dict(MODE="crash"), dict(VALUE=1.2)]
         lines = running.files_of(running.head)["train.py"].decode().split("\\n")
         for name, value in {{**edits[n % 4], "SPEED": 1000 + n}}.items():
@@ -50,7 +50,7 @@ if session.exists(root, tag):
 else:
     opened = session.start(root, tag, standin.PLAN)
 with opened as running, contextlib.suppress(BudgetSpent):
-    loop.drive(running, Planned(), loop.Limit(experiments=count))
+    night.drive(running, Planned(), night.Limit(experiments=count))
 """
 
 
