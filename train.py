@@ -7,7 +7,7 @@ The constants come first, then model, optimiser, loop and `main`. The environmen
 of TIME_BUDGET (seconds), TOKEN_BUDGET and STEP_BUDGET, which then replace the constants.
 A comment `search: lo..hi` behind a constant is the range that `mlx loop run --agent search` tries.
 
-Exit: 0 ok, 2 a setting that is not allowed, 3 the loss diverged.
+Exit: 0 ok, 1 no data or a crash, 2 a setting that is not allowed, 3 the loss diverged.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ VALUE_EMBEDDING = True  # a second embedding added to the attention values of th
 
 # Batch
 DEVICE_BATCH_SIZE = pick(cpu=8, gpu=16)  # rows in one pass | search: 4, 8, 16, 32
-TOTAL_BATCH_SIZE = pick(
-    cpu=2048, gpu=65536
-)  # tokens a step, in whole passes | search: 1024, 2048, 4096, 8192, 16384, 32768, 65536
+TOTAL_BATCH_SIZE = pick(cpu=2048, gpu=65536)  # tokens a step | search: 512, 1024, 2048, 4096, 8192, 16384, 65536
 
 # Optimiser: Muon for matrices, AdamW for the rest. The AdamW rates hold at width 768.
 MATRIX_LR = 0.02  # Muon | search: 0.002..0.2 log
@@ -222,22 +220,14 @@ def dmodel_scale(config: Config) -> float:
 def make_optimizer(config: Config) -> tuple[optim.MultiOptimizer, list[float]]:
     """Muon and AdamW by the kind of parameter, and the full learning rate of each."""
     scale = dmodel_scale(config)
-    adam: dict[str, Any] = {
-        "betas": [BETA1, BETA2],
-        "eps": 1e-10,
-        "weight_decay": WEIGHT_DECAY,
-        "bias_correction": True,
-    }
+    adam: Any = {"betas": [BETA1, BETA2], "eps": 1e-10, "weight_decay": WEIGHT_DECAY, "bias_correction": True}
     rates = [UNEMBEDDING_LR * scale, EMBEDDING_LR * scale, MATRIX_LR]
     groups = [
         optim.AdamW(learning_rate=rates[0], **adam),
         optim.AdamW(learning_rate=rates[1], **adam),
         optim.Muon(learning_rate=rates[2], momentum=MOMENTUM, weight_decay=0.0, ns_steps=NS_STEPS),
     ]
-    filters = [
-        lambda name, _: name.startswith("unembedding"),
-        lambda name, _: "embedding" in name,
-    ]
+    filters = [lambda name, _: name.startswith("unembedding"), lambda name, _: "embedding" in name]
     return optim.MultiOptimizer(groups, filters), rates
 
 
@@ -264,6 +254,8 @@ class Settings:
 
 class BadSetting(Exception):
     """A value in the environment that is not allowed."""
+
+    exit_code = 2
 
 
 def read_settings(env: Mapping[str, str]) -> Settings:
@@ -421,13 +413,10 @@ def train(trainer: Trainer, batches: Iterator[tuple[mx.array, mx.array]], settin
 
 def progress_line(done: Progress, settings: Settings, multiplier: float) -> str:
     """One line for the log."""
-    spent = done.spent(settings)
+    spent, speed = done.spent(settings), done.tokens / done.seconds
     left = max(done.seconds / spent - done.seconds, 0)
-    speed = done.tokens / done.seconds
-    return (
-        f"step {done.steps} | {spent:.1%} of the budget | loss {done.loss:.4f} | lr x{multiplier:.3f} | "
-        f"{speed:,.0f} tok/s | {left:.0f} s left"
-    )
+    parts = (f"step {done.steps}", f"{spent:.1%} of the budget", f"loss {done.loss:.4f}", f"lr x{multiplier:.3f}")
+    return " | ".join((*parts, f"{speed:,.0f} tok/s", f"{left:.0f} s left"))
 
 
 # --- results ---
@@ -472,44 +461,36 @@ def remove_stale() -> None:
 def block(result: dict[str, Any]) -> str:
     """The lines that other programs read; `val_bpb` and `eval_seconds` are left out when not computed."""
     t, model = result["training"], result["model"]
-    lines = {
-        "val_bpb": _format(result["result"]["val_bpb"], ".6f"),
-        "training_seconds": f"{t['training_seconds']:.1f}",
-        "total_seconds": f"{result['total_seconds']:.1f}",
-        "train_peak_mb": f"{t['train_peak_mb']:.1f}",
-        "peak_memory_mb": f"{t['peak_memory_mb']:.1f}",
-        "peak_vram_mb": f"{t['peak_memory_mb']:.1f}",
-        "mfu_percent": f"{t['mfu_percent']:.2f}",
-        "eval_seconds": _format(t["eval_seconds"], ".1f"),
-        "total_tokens_M": f"{t['total_tokens'] / 1e6:.3f}",
-        "avg_tok_sec": f"{t['avg_tok_sec']:,.0f}",
-        "num_steps": t["total_steps"],
-        "num_params_M": f"{model['num_params'] / 1e6:.3f}",
-        "depth": model["depth"],
-        "dmodel_scale": f"{model['dmodel_scale']:.4f}",
-    }
-    return "\n".join(["---", *(f"{name + ':':<18}{value}" for name, value in lines.items() if value is not None)])
-
-
-def _format(value: float | None, how: str) -> str | None:
-    return None if value is None else format(value, how)
+    lines = [
+        ("val_bpb", result["result"]["val_bpb"], ".6f"),
+        ("training_seconds", t["training_seconds"], ".1f"),
+        ("total_seconds", result["total_seconds"], ".1f"),
+        ("train_peak_mb", t["train_peak_mb"], ".1f"),
+        ("peak_memory_mb", t["peak_memory_mb"], ".1f"),
+        ("peak_vram_mb", t["peak_memory_mb"], ".1f"),
+        ("mfu_percent", t["mfu_percent"], ".2f"),
+        ("eval_seconds", t["eval_seconds"], ".1f"),
+        ("total_tokens_M", t["total_tokens"] / 1e6, ".3f"),
+        ("avg_tok_sec", t["avg_tok_sec"], ",.0f"),
+        ("num_steps", t["total_steps"], "d"),
+        ("num_params_M", model["num_params"] / 1e6, ".3f"),
+        ("depth", model["depth"], "d"),
+        ("dmodel_scale", model["dmodel_scale"], ".4f"),
+    ]
+    shown = [f"{name + ':':<18}{value:{form}}" for name, value, form in lines if value is not None]
+    return "\n".join(["---", *shown])
 
 
 def main() -> int:
     """Train, save, evaluate, report."""
     remove_stale()
     try:
-        settings = read_settings(os.environ)
-    except BadSetting as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    try:
-        result = run(settings, prepare.load_dataset(DATASET))
+        result = run(read_settings(os.environ), prepare.load_dataset(DATASET))
     except Diverged as error:
         print(f"diverged: {error}", file=sys.stderr)
         return 3
     except Exception as error:
-        if not hasattr(error, "exit_code"):  # prepare's own errors, written for the user, have one
+        if not hasattr(error, "exit_code"):  # errors that are written for the user have one
             raise
         print(f"train.py: {error}", file=sys.stderr)
         return int(error.exit_code)
@@ -550,16 +531,10 @@ def run(settings: Settings, dataset: prepare.Dataset) -> dict[str, Any]:
             "eval_seconds": eval_seconds,
         },
         "total_seconds": time.perf_counter() - _STARTED,
-        "model": {
-            "num_params": num_params(model),
-            "depth": config.depth,
-            "dmodel_scale": dmodel_scale(config),
-        },
+        "model": {"num_params": num_params(model), "depth": config.depth, "dmodel_scale": dmodel_scale(config)},
         "budget": {"kind": settings.kind, "amount": settings.amount},
         "seed": settings.seed,
-        "config": {
-            name: value for name, value in globals().items() if name.isupper() and name[0] != "_" and is_plain(value)
-        },
+        "config": constants(),
         "device": {"name": str(mx.default_device()), "mlx": metadata.version("mlx"), "peak_flops": peak},
         "data": {"dataset": dataset.name, "snapshot": dataset.snapshot, "vocab_size": dataset.vocab_size},
         "timestamp": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -568,17 +543,15 @@ def run(settings: Settings, dataset: prepare.Dataset) -> dict[str, Any]:
 
 def make_config(dataset: prepare.Dataset) -> Config:
     """The constants above for this dataset. float32 on the CPU: half precision is 20 times slower there."""
-    return Config(
-        vocab_size=dataset.vocab_size,
-        seq_len=dataset.seq_len,
-        depth=DEPTH,
-        heads=HEADS,
-        head_dim=HEAD_DIM,
-        mlp_ratio=MLP_RATIO,
-        rope_base=ROPE_BASE,
-        value_embedding=VALUE_EMBEDDING,
-        dtype=pick(cpu="float32", gpu="bfloat16"),
-    )
+    dtype = pick(cpu="float32", gpu="bfloat16")
+    shape = (DEPTH, HEADS, HEAD_DIM, MLP_RATIO, ROPE_BASE, VALUE_EMBEDDING)
+    return Config(dataset.vocab_size, dataset.seq_len, *shape, dtype)
+
+
+def constants() -> dict[str, Any]:
+    """The constants at the top, as a record of this run."""
+    plain = (bool, int, float, str)
+    return {name: value for name, value in globals().items() if name[0].isupper() and isinstance(value, plain)}
 
 
 def evaluate(model: GPT, dataset: prepare.Dataset, done: Progress) -> tuple[float, float]:
@@ -588,11 +561,6 @@ def evaluate(model: GPT, dataset: prepare.Dataset, done: Progress) -> tuple[floa
     if not math.isfinite(val_bpb):
         raise Diverged(f"val_bpb {val_bpb:g} at step {done.steps}")
     return val_bpb, time.perf_counter() - began
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a constant belongs in a JSON record."""
-    return isinstance(value, (bool, int, float, str))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class Warden:
         self.tell(b"%d\n" % self.pid)
 
     def _become(self, output: int, warden: int) -> NoReturn:
-        """In the child: turn into the command. Every descriptor of the warden's closes on exec."""
+        """In the child: turn into the command. It keeps the warden's stdin, which is empty; all else closes on exec."""
         command = self.spec["command"]
         try:
             os.setsid()
@@ -156,9 +156,8 @@ class Warden:
             if os.getppid() != warden:
                 os._exit(127)  # it died before the line above
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            null = os.open(os.devnull, os.O_RDONLY)
-            for source, target in ((null, 0), (output, 1), (output, 2)):
-                os.dup2(source, target)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
             for name in RESET:
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -240,10 +239,10 @@ class Warden:
             self.signal_tree(signal.SIGCONT)  # a stopped process takes TERM only when it goes on
 
     def signal_tree(self, number: int) -> None:
-        """Signal every process below this warden, and the command's group while its number is surely ours."""
+        """Signal every process below this warden, once; the command's group where the system can't list them."""
         targets = [(os.kill, pid) for pid in descendants(os.getpid())]
-        if self.status is None:
-            targets.append((os.killpg, self.pid))
+        if not targets and self.status is None:  # once it is reaped, its number may be a stranger's
+            targets = [(os.killpg, self.pid)]
         for send, pid in targets:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 send(pid, number)

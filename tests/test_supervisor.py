@@ -323,10 +323,19 @@ def test_run_environment_gives_the_run_homes_and_caches_of_its_own(tmp_path: Pat
         assert place.is_relative_to(RunPaths(tmp_path).private)
 
 
-def test_stdin_is_empty(tmp_path: Path) -> None:
-    run(tmp_path, "import sys; print(repr(sys.stdin.read()))")
+def test_stdin_is_empty_whatever_the_callers_is(tmp_path: Path) -> None:
+    words = tmp_path / "words"
+    words.write_text("typed by a person")
+    old, ours = os.dup(0), os.open(words, os.O_RDONLY)
+    os.dup2(ours, 0)
+    try:
+        run(tmp_path, "import os; print(os.read(0, 100))")
+    finally:
+        os.dup2(old, 0)
+        os.close(old)
+        os.close(ours)
 
-    assert log_of(tmp_path) == "''\n"
+    assert log_of(tmp_path) == "b''\n"
 
 
 def test_no_core_is_dumped(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import itertools
 import json
@@ -11,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +358,14 @@ def test_every_part_of_the_model_learns() -> None:
 
     after = leaves(trainer.weights)
     assert [name for name in before if np.array_equal(before[name], after[name])] == []
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    """Training switches the garbage collector off; the other tests want it on."""
+    yield
+    gc.unfreeze()
+    gc.enable()
 
 
 class FakeTrainer:

@@ -152,13 +152,21 @@ def test_nobody_survives_who_forks_and_ends_all_the_time(tmp_path: Path, token: 
     assert alive(token) == []
 
 
-def test_term_comes_before_kill(tmp_path: Path, token: str) -> None:
-    code = "signal.signal(15, lambda *_: (print('saved', flush=True), sys.exit(0)))\nhold()"
+@pytest.mark.parametrize("then", ["hold()", "os.kill(os.getpid(), signal.SIGSTOP); hold()"])
+def test_term_comes_before_kill_and_a_stopped_run_hears_it(tmp_path: Path, token: str, then: str) -> None:
+    code = f"signal.signal(15, lambda *_: (print('saved', flush=True), sys.exit(0)))\n{then}"
 
     ending = run(tmp_path, code, token, limits=Limits(1.5, grace_s=WAIT_S))
 
     assert (ending.outcome, ending.exit_code) == (Outcome.TIMED_OUT, 0)
     assert (tmp_path / "run.log").read_text() == "saved\n"
+
+
+def test_a_run_that_kills_its_own_group_hits_nobody_else(tmp_path: Path, token: str) -> None:
+    ending = run(tmp_path, "child(hold); os.killpg(0, signal.SIGKILL)", token, limits=Limits(WAIT_S))
+
+    assert (ending.outcome, ending.signal) == (Outcome.OOM, signal.SIGKILL)
+    assert alive(token) == []
 
 
 def test_a_run_that_kills_its_warden_is_rejected_and_leaves_nobody(tmp_path: Path, token: str) -> None:
@@ -226,6 +234,20 @@ def test_a_run_dies_with_its_supervisor_during_the_grace_period_too(tmp_path: Pa
     parent.send_signal(signal.SIGINT)
     eventually(lambda: there(tmp_path) == 2)  # TERM was passed on, and ignored
 
+    parent.kill()
+    parent.communicate()
+
+    eventually(lambda: alive(token) == [])
+
+
+@pytest.mark.skipif(not IS_LINUX, reason="needs PR_SET_PDEATHSIG")
+def test_a_run_dies_even_when_supervisor_and_warden_are_killed_together(tmp_path: Path, token: str) -> None:
+    parent = harness(tmp_path, "hold()", token, grace_s=600.0)
+    eventually(lambda: there(tmp_path) == 1)
+    warden = psutil.Process(int((tmp_path / "there").read_text())).ppid()
+
+    os.kill(parent.pid, signal.SIGSTOP)
+    os.kill(warden, signal.SIGKILL)
     parent.kill()
     parent.communicate()
 
