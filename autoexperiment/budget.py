@@ -34,10 +34,10 @@ class Budget:
 
     def environment(self) -> dict[str, str]:
         """The variable that tells a recipe its budget."""
-        return {_VARIABLE[self.kind]: f"{self.amount:g}" if self.kind == "seconds" else str(int(self.amount))}
+        return {_VARIABLE[self.kind]: f"{self.amount:.15g}" if self.kind == "seconds" else str(int(self.amount))}
 
     def __str__(self) -> str:
-        return f"{self.amount:g}s" if self.kind == "seconds" else f"{self.kind}:{int(self.amount)}"
+        return f"{self.amount:.15g}s" if self.kind == "seconds" else f"{self.kind}:{int(self.amount)}"
 
 
 def parse_budget(text: str) -> Budget:

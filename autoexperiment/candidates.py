@@ -1,39 +1,30 @@
 """Candidates as git objects, made by plumbing: the index, HEAD and every other file of the user stay as they are.
 
-No command here reads a file through git's filters, runs a hook, or starts a program named in a
-configuration: working-tree files are read and written by this module, and git sees bytes only.
+No command here reads a working-tree file through git's filters, runs a hook, or starts a program named
+in a configuration: files are read and written by this program, and git sees bytes only.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import os
-import stat
-import subprocess
-import tempfile
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
-from autoexperiment import failpoint
+from autoexperiment import failpoint, git, index, worktree
 from autoexperiment.errors import Refused
-from autoexperiment.files import write_atomic
+from autoexperiment.git import Git
+from autoexperiment.index import Entry
+from autoexperiment.worktree import blob_id
 
-MAX_FILE_BYTES = 5_000_000
-INDEX_WAIT_S = 5.0
-_CONFIG = (
-    "core.hooksPath=/dev/null",
-    "core.fsmonitor=false",
-    "core.fsync=all",
-    "core.untrackedCache=false",
-    "gc.auto=0",
-)
-_GIT = ["git", *(word for setting in _CONFIG for word in ("-c", setting))]
 _FALLBACK_NAME, _FALLBACK_EMAIL = "autoexperiment", "autoexperiment@localhost"
-_NO_COMMIT = "0" * 40
+_REGULAR = ("100644", "100755")
+_FOLDER = "040000"
+_DIFF = ("diff-tree", "-r", "--no-renames", "--no-ext-diff", "--no-textconv", "--text", "--no-color")
 
 
 @dataclass(frozen=True)
@@ -44,130 +35,91 @@ class Candidate:
     tree: str
 
 
-@dataclass(frozen=True)
-class _Entry:
-    mode: str
-    blob: str
-
-
-def blob_id(content: bytes) -> str:
-    """Git's name for these bytes, without any filter."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
 class Repository:
     """The git repository around a working tree whose top folder is `root`."""
 
     def __init__(self, root: Path) -> None:
+        """Raises: Refused: `root` is not the top of a git working tree."""
         self.root = root
-        if not (root / ".git").exists():
-            raise Refused(
-                f"{root} is not a git repository, and candidates are kept as commits. Make it one: "
-                "git init && git add -A && git commit -m start"
-            )
+        self._git = Git(root)
 
-    # ---- running git
-
-    def _run(
-        self, *words: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None, allowed: Sequence[int] = (0,)
-    ) -> subprocess.CompletedProcess[bytes]:
-        environment = {
-            **os.environ,
-            "LC_ALL": "C",
-            "GIT_OPTIONAL_LOCKS": "0",
-            "GIT_TERMINAL_PROMPT": "0",
-            **(variables or {}),
-        }
-        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_EXTERNAL_DIFF"):
-            environment.pop(name, None)
-        answer = subprocess.run([*_GIT, *words], cwd=self.root, input=stdin, capture_output=True, env=environment)
-        if answer.returncode not in allowed:
-            complaint = answer.stderr.decode(errors="replace").strip()
-            raise Refused(f"git {words[0]} failed in {self.root}: {complaint}")
-        return answer
-
-    def _text(self, *words: str, **options: object) -> str:
-        return self._run(*words, **options).stdout.decode().rstrip("\n")  # type: ignore[arg-type]
-
-    # ---- reading
+    # ---- reading commits and refs
 
     def head_branch(self) -> str | None:
         """The branch that is checked out, or None when HEAD is detached."""
-        answer = self._run("symbolic-ref", "--quiet", "--short", "HEAD", allowed=(0, 1))
-        return answer.stdout.decode().strip() or None
+        return self._git.text("symbolic-ref", "--quiet", "--short", "HEAD", allowed=(0, 1)) or None
 
     def resolve(self, revision: str) -> str | None:
         """The commit that a revision names, or None."""
-        answer = self._run(
-            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", allowed=(0, 1, 128)
-        )
-        return answer.stdout.decode().strip() or None
+        words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        return self._git.text(*words, allowed=(0, 1, 128)) or None
 
     def branch_exists(self, name: str) -> bool:
-        return self._run("show-ref", "--verify", "--quiet", f"refs/heads/{name}", allowed=(0, 1)).returncode == 0
+        return self._git.run("show-ref", "--verify", "--quiet", f"refs/heads/{name}", allowed=(0, 1)).returncode == 0
 
     def pinned(self, prefix: str) -> dict[str, str]:
         """Refs below a prefix and the commits that they hold."""
-        lines = self._text("for-each-ref", "--format=%(refname) %(objectname)", prefix).splitlines()
-        return dict(line.rsplit(" ", 1) for line in lines)
+        lines = self._git.text("for-each-ref", "--format=%(objectname) %(refname)", prefix).splitlines()
+        return {ref: commit for commit, _, ref in (line.partition(" ") for line in lines)}
 
-    def _entries(self, commit: str, paths: Sequence[str]) -> dict[str, _Entry]:
-        """Mode and blob of regular files in a commit. Raises: Refused: one is missing or not regular."""
-        blob = (
-            self._run("--literal-pathspecs", "ls-tree", "-z", "--full-tree", commit, "--", *paths).stdout
-            if paths
-            else b""
-        )
+    def _head(self) -> str:
+        head = self.resolve("HEAD")
+        if head is None:
+            raise Refused(f"{self.root} has no commit yet. Commit the recipe first: git add -A && git commit -m start")
+        return head
+
+    def _list(self, tree: str, paths: Sequence[str] = ()) -> dict[str, Entry]:
+        """Entries of a tree, or those of these paths, wherever they lie."""
         found = {}
-        for line in blob.split(b"\0")[:-1]:
+        words = ("--literal-pathspecs", "ls-tree", "-z", "--full-tree", tree, "--", *paths)
+        for line in self._git.run(*words).stdout.split(b"\0")[:-1]:
             head, _, name = line.partition(b"\t")
-            mode, _, content = head.decode().split(" ")
-            found[os.fsdecode(name)] = _Entry(mode, content)
+            mode, _, blob = head.decode().split(" ")
+            found[os.fsdecode(name)] = Entry(mode, blob)
+        return found
+
+    def _entries(self, commit: str, paths: Sequence[str]) -> dict[str, Entry]:
+        """Mode and blob of regular files in a commit. Raises: Refused: one is missing or not regular."""
+        found = self._list(commit, paths) if paths else {}
         for path in paths:
-            if path not in found or found[path].mode not in ("100644", "100755"):
-                raise Refused(
-                    f"{path} is not a regular file in commit {commit[:7]}. Add and commit it first: git add {path} && git commit"
-                )
+            _require_regular(found.get(path), path, commit)
         return found
 
     def files_at(self, commit: str, paths: Sequence[str]) -> dict[str, bytes]:
         """The bytes of a commit's files. Raises: Refused: one is missing or not a regular file."""
         entries = self._entries(commit, paths)
         request = "".join(f"{entries[path].blob}\n" for path in paths).encode()
-        answer = self._run("cat-file", "--batch", stdin=request).stdout if paths else b""
+        answer = self._git.run("cat-file", "--batch", stdin=request).stdout if paths else b""
         contents, at = {}, 0
         for path in paths:
             line_end = answer.index(b"\n", at)
-            size = int(answer[at:line_end].split(b" ")[2])
+            head = answer[at:line_end].split(b" ")
+            if len(head) != 3 or head[1] != b"blob":
+                raise Refused(f"The bytes of {path} in commit {commit[:7]} are missing from the repository: git fsck")
+            size = int(head[2])
             contents[path] = answer[line_end + 1 : line_end + 1 + size]
             at = line_end + size + 2
         return contents
+
+    def changed_lines(self, base: str, commit: str, paths: Sequence[str]) -> tuple[int, int]:
+        """Lines added and removed between two commits."""
+        words = ("--literal-pathspecs", *_DIFF, "--numstat", "-z", base, commit, "--", *paths)
+        counts = [line.split(b"\t")[:2] for line in self._git.run(*words).stdout.split(b"\0")[:-1]]
+        return sum(int(added) for added, _ in counts), sum(int(removed) for _, removed in counts)
+
+    def diff(self, base: str, commit: str, paths: Sequence[str]) -> str:
+        """A unified diff of the files between two commits; its text is the candidate's, so untrusted."""
+        words = ("--literal-pathspecs", *_DIFF, "--patch", base, commit, "--", *paths)
+        return self._git.run(*words).stdout.decode(errors="replace")
+
+    # ---- reading the working tree
 
     def read_files(self, paths: Sequence[str]) -> dict[str, bytes]:
         """The bytes of working-tree files, never through a link.
 
         Raises: Refused: missing, a link (or under one), not a regular file, or above 5 MB.
         """
-        return {path: self._read(path) for path in paths}
-
-    def _read(self, path: str) -> bytes:
-        file = self.root / path
-        try:
-            if file.parent.resolve() != self.root.resolve() / Path(path).parent:
-                raise Refused(
-                    f"{path} lies under a link or outside {self.root}. Only plain files of the project can change."
-                )
-            fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            fault = "is a link" if file.is_symlink() else f"cannot be read ({error.strerror})"
-            raise Refused(f"{path} {fault}. Put the file back: git restore -- {path}") from error
-        with os.fdopen(fd, "rb") as opened:
-            facts = os.fstat(fd)
-            if not stat.S_ISREG(facts.st_mode):
-                raise Refused(f"{path} is not a regular file. Put it back: git restore -- {path}")
-            if facts.st_size > MAX_FILE_BYTES:
-                raise Refused(f"{path} has {facts.st_size} bytes; {MAX_FILE_BYTES} are allowed. Make it smaller.")
-            return opened.read()
+        return {path: worktree.read(self.root, path) for path in paths}
 
     def read_files_if_present(self, paths: Sequence[str]) -> dict[str, bytes]:
         """As `read_files`, but {} when one of them can't be read as a plain file."""
@@ -176,144 +128,121 @@ class Repository:
         except Refused:
             return {}
 
-    def _index(self) -> dict[str, _Entry]:
-        entries = {}
-        for line in self._run("ls-files", "-s", "-z", "--full-name").stdout.split(b"\0")[:-1]:
-            head, _, name = line.partition(b"\t")
-            mode, blob, _ = head.decode().split(" ")
-            entries[os.fsdecode(name)] = _Entry(mode, blob)
-        return entries
-
-    def _tree(self, commit: str) -> dict[str, _Entry]:
-        entries = {}
-        for line in self._run("ls-tree", "-r", "-z", "--full-tree", commit).stdout.split(b"\0")[:-1]:
-            head, _, name = line.partition(b"\t")
-            mode, _, blob = head.decode().split(" ")
-            entries[os.fsdecode(name)] = _Entry(mode, blob)
-        return entries
-
     def dirty(self, paths: Sequence[str]) -> list[str]:
         """Those paths whose working-tree or index bytes differ from HEAD's."""
-        head, index = self._entries("HEAD", paths), self._index()
-        current = {path: self.read_files_if_present((path,)).get(path) for path in paths}
+        head, staged = self._entries(self._head(), paths), index.entries(self._git, paths) if paths else {}
 
         def differs(path: str) -> bool:
-            content = current[path]
-            return content is None or blob_id(content) != head[path].blob or index.get(path) != head[path]
+            content = self.read_files_if_present((path,)).get(path)
+            is_staged = path not in staged or staged[path].entry != head[path]
+            return content is None or is_staged or blob_id(content, like=head[path].blob) != head[path].blob
 
         return [path for path in paths if differs(path)]
 
     def other_changes(self, mutable: Sequence[str], *, views: Sequence[str] = ("results.tsv",)) -> list[str]:
         """Tracked files besides the mutable ones and the views that were changed, deleted or staged.
 
-        Bytes are compared as they are, without clean filters: with an end-of-line conversion in force a
-        file whose status and size git trusts is skipped. Submodules are not looked into.
+        Bytes are compared as they are. So a file of a repository with line-end conversion or another
+        filter counts as changed once something touches it, even when `git status` would not list it.
+        Submodules are not looked into.
         """
-        index, head = self._index(), self._tree("HEAD")
         skip = {*mutable, *views}
-        names = sorted((index.keys() | head.keys()) - skip)
-        touched = self._touched()
-        return [
-            name
-            for name in names
-            if index.get(name) != head.get(name) or (name in touched and self._differs(name, index[name]))
-        ]
+        words = ("diff-index", "--cached", "--name-only", "--no-renames", "-z", self._head(), "--")
+        staged = {os.fsdecode(name) for name in self._git.run(*words).stdout.split(b"\0")[:-1]}
+        known = {name: entry for name, entry in index.entries(self._git).items() if name not in skip}
+        has_modes = self._settings.get("core.filemode") != "false"
+        return sorted((staged - skip).union(index.changed_files(self._git, known, has_modes=has_modes)))
 
-    def _touched(self) -> set[str]:
-        """Files whose stat differs from what the index remembers: few, and found without reading any."""
-        blob = self._run(
-            "diff-files", "--name-only", "-z", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all"
-        ).stdout
-        return {os.fsdecode(name) for name in blob.split(b"\0")[:-1]}
-
-    def _differs(self, name: str, entry: _Entry) -> bool:
-        file = self.root / name
-        try:
-            if entry.mode == "120000":
-                return blob_id(os.fsencode(file.readlink())) != entry.blob
-            facts = file.lstat()
-            mode = "100755" if facts.st_mode & 0o100 else "100644"
-            return not stat.S_ISREG(facts.st_mode) or mode != entry.mode or blob_id(file.read_bytes()) != entry.blob
-        except OSError:
-            return True
-
-    def changed_lines(self, base: str, commit: str, paths: Sequence[str]) -> tuple[int, int]:
-        """Lines added and removed between two commits."""
-        added = removed = 0
-        for line in self._diff_lines(base, commit, paths):
-            added += line.startswith("+") and not line.startswith("+++ ")
-            removed += line.startswith("-") and not line.startswith("--- ")
-        return added, removed
-
-    def diff(self, base: str, commit: str, paths: Sequence[str]) -> str:
-        """A unified diff of the files between two commits."""
-        return "\n".join(self._diff_lines(base, commit, paths))
-
-    def _diff_lines(self, base: str, commit: str, paths: Sequence[str]) -> list[str]:
-        old, new = self.files_at(base, paths), self.files_at(commit, paths)
-        lines: list[str] = []
-        for path in paths:
-            before, after = (text.decode(errors="replace").split("\n") for text in (old[path], new[path]))
-            lines += difflib.unified_diff(before, after, path, path, lineterm="")
-        return lines
+    @cached_property
+    def _settings(self) -> dict[str, str]:
+        """Settings of the user that matter here; read once."""
+        words = ("config", "-z", "--get-regexp", r"^(user\.(name|email)|core\.filemode)$")
+        pairs = self._git.run(*words, allowed=(0, 1)).stdout.decode(errors="replace").split("\0")[:-1]
+        return {name: value for name, _, value in (pair.partition("\n") for pair in pairs)}
 
     # ---- making candidates
 
     def take(self, files: Mapping[str, bytes], *, base: str, message: str, when: datetime) -> Candidate:
-        """Commit these bytes on top of `base`, under no ref yet. The same input gives the same commit."""
-        entries = self._entries(base, list(files))
-        names = {
-            path: self._text("hash-object", "-w", "--no-filters", "--stdin", stdin=blob) for path, blob in files.items()
-        }
+        """Commit these bytes on top of `base`, under no ref yet. The same input gives the same commit.
+
+        Raises: Refused: one of the files is not a regular file of `base`.
+        """
+        words = ("hash-object", "-w", "--no-filters", "--stdin")
+        blobs = {path: self._git.text(*words, stdin=blob) for path, blob in files.items()}
         failpoint.reach("candidates.blobs_written")
-        with tempfile.TemporaryDirectory(prefix="autoexperiment-") as folder:
-            variables = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-            self._run("read-tree", base, variables=variables)
-            lines = b"".join(
-                f"{entries[p].mode} {blob}\t".encode() + os.fsencode(p) + b"\0" for p, blob in names.items()
-            )
-            self._run("update-index", "-z", "--index-info", stdin=lines, variables=variables)
-            tree = self._text("write-tree", variables=variables)
+        tree = self._tree_with(f"{base}^{{tree}}", blobs, folder="")
         failpoint.reach("candidates.tree_written")
-        text = message.encode("utf-8", "replace")
-        commit = self._text("commit-tree", tree, "-p", base, stdin=text, variables=self._identity(when))
+        # A NUL would end the message for git, which refuses it.
+        text = message.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
+        words = ("commit-tree", "--no-gpg-sign", tree, "-p", base)
+        commit = self._git.text(*words, stdin=text, variables=self._identity(when))
         failpoint.reach("candidates.commit_written")
         return Candidate(commit, tree)
 
+    def _tree_with(self, tree: str, blobs: Mapping[str, str], *, folder: str) -> str:
+        """Name of a tree like `tree` in which these files, paths from here, have other bytes."""
+        entries = self._list(tree)
+        groups: dict[str, dict[str, str]] = {}
+        for path, blob in blobs.items():
+            name, _, rest = path.partition("/")
+            groups.setdefault(name, {})[rest] = blob
+        for name, below in groups.items():
+            entry = entries.get(name)
+            if "" in below:
+                entries[name] = Entry(_require_regular(entry, folder + name, tree).mode, below[""])
+            elif entry is not None and entry.mode == _FOLDER:
+                entries[name] = Entry(_FOLDER, self._tree_with(entry.blob, below, folder=f"{folder}{name}/"))
+            else:
+                _require_regular(None, f"{folder}{name}/{next(iter(below))}", tree)
+        return self._git.text("mktree", "-z", "--missing", stdin=b"".join(map(_tree_line, entries.items())))
+
     def _identity(self, when: datetime) -> dict[str, str]:
         """The user's name and address where git knows them, ours where not, and the given time."""
-        name = os.environ.get("GIT_AUTHOR_NAME") or self._setting("user.name") or _FALLBACK_NAME
-        email = os.environ.get("GIT_AUTHOR_EMAIL") or self._setting("user.email") or _FALLBACK_EMAIL
-        stamp = f"{int(when.timestamp())} +0000"
-        who = {"NAME": name, "EMAIL": email, "DATE": stamp}
+        name = os.environ.get("GIT_AUTHOR_NAME") or self._settings.get("user.name", "")
+        email = os.environ.get("GIT_AUTHOR_EMAIL") or self._settings.get("user.email", "")
+        who = {
+            "NAME": name if any(map(str.isalnum, name)) else _FALLBACK_NAME,
+            "EMAIL": email if any(map(str.isalnum, email)) else _FALLBACK_EMAIL,
+            "DATE": f"{int(when.timestamp())} +0000",
+        }
         return {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in who.items()}
-
-    def _setting(self, key: str) -> str:
-        return self._run("config", "--get", key, allowed=(0, 1)).stdout.decode().strip()
 
     # ---- refs
 
     def pin(self, ref: str, commit: str) -> None:
         """Make a ref hold a commit; nothing happens when it does already. Raises: Refused: it holds another."""
-        if self.resolve(ref) != commit:
-            self._run("update-ref", "--no-deref", ref, commit, _NO_COMMIT)
+        answer = self._git.run("update-ref", "--no-deref", ref, commit, "", allowed=(0, 1, 128))
+        if answer.returncode == 0:
+            return
+        current = self.resolve(ref)
+        if current is None:
+            raise Refused(f"{ref} could not be made: {answer.stderr.decode(errors='replace').strip()[:300]}")
+        if current != commit:
+            raise Refused(f"{ref} holds {current[:7]} and not {commit[:7]}. Look at both: git show {current} {commit}")
 
     def replace_ref(self, ref: str, commit: str) -> None:
         """Make a ref of ours hold a commit, whatever it held."""
-        self._run("update-ref", "--no-deref", ref, commit)
+        self._git.run("update-ref", "--no-deref", ref, commit)
 
     def create_branch(self, name: str, commit: str) -> None:
-        """Raises: Refused: the branch exists."""
+        """Raises: Refused: the branch exists, or one stands where its folder would be."""
         if self.branch_exists(name):
-            raise Refused(f"Branch {name} exists. Choose another tag, or remove it: git branch -D {name}")
-        self._run("update-ref", f"refs/heads/{name}", commit, _NO_COMMIT)
+            raise Refused(f"Branch {name} exists. Choose another tag, or remove it: git branch -D {shlex.quote(name)}")
+        above = name.rpartition("/")[0]
+        if above and self.branch_exists(above):
+            raise Refused(
+                f"Branch {above} exists, so git can't have {name} beside it. Rename it: "
+                f"git branch -m {shlex.quote(above)} {shlex.quote(above)}-old"
+            )
+        self._git.run("update-ref", f"refs/heads/{name}", commit, "")
 
     def switch_to(self, branch: str) -> None:
         """Check out a branch that stands on HEAD's commit: only HEAD changes, no file does."""
-        if self.resolve("HEAD") != self.resolve(f"refs/heads/{branch}"):
-            raise Refused(f"Branch {branch} is not where HEAD is. Go there yourself: git switch {branch}")
-        before = self.head_branch() or self.resolve("HEAD")
-        self._run("symbolic-ref", "-m", f"checkout: moving from {before} to {branch}", "HEAD", f"refs/heads/{branch}")
+        target = self.resolve(f"refs/heads/{branch}")
+        if target is None or self.resolve("HEAD") != target:
+            raise Refused(f"Branch {branch} is not where HEAD is. Go there yourself: git switch {shlex.quote(branch)}")
+        reason = f"checkout: moving from {self.head_branch() or target} to {branch}"
+        self._git.run("symbolic-ref", "-m", reason, "HEAD", f"refs/heads/{branch}")
 
     def advance(self, branch: str, new: str, old: str) -> None:
         """Move a branch from one commit to another; nothing happens when it is there already.
@@ -321,7 +250,8 @@ class Repository:
         Raises: Refused: somebody else moved it.
         """
         ref = f"refs/heads/{branch}"
-        current = self.resolve(ref)
+        answer = self._git.run("update-ref", "-m", "autoexperiment: keep", ref, new, old, allowed=(0, 1, 128))
+        current = new if answer.returncode == 0 else self.resolve(ref)
         if current == new:
             return
         if current != old:
@@ -329,54 +259,77 @@ class Repository:
                 f"{branch} was moved to {(current or 'nothing')[:7]} by somebody else; the loop left it at {old[:7]}. "
                 f"Put it back: git update-ref {ref} {old}"
             )
-        self._run("update-ref", "-m", "autoexperiment: keep", ref, new, old)
+        raise Refused(f"{branch} could not be moved: {answer.stderr.decode(errors='replace').strip()[:300]}")
 
     def remove_stale_locks(self, *refs: str) -> None:
-        """Remove lock files that a killed git left on refs of ours; only under the session's lock."""
-        common = Path(self._text("rev-parse", "--path-format=absolute", "--git-common-dir"))
+        """Remove lock files that a killed git left on refs of ours; only under the session's lock.
+
+        Args: refs: full names; one that ends in `/` means all refs directly below it.
+        """
         for ref in refs:
-            folder = common / ref
+            folder = self._git.common / ref
             locks = folder.glob("*.lock") if ref.endswith("/") else [folder.with_name(folder.name + ".lock")]
             for lock in locks:
                 lock.unlink(missing_ok=True)
+        index.remove_own_lock(self._git)
+        self._remove_stale_head_lock({b"", *(f"ref: {ref}\n".encode() for ref in refs)})
 
-    # ---- the working tree and its index
+    def _remove_stale_head_lock(self, ours: set[bytes]) -> None:
+        """Moving the branch that is checked out locks HEAD, too: empty, or naming the branch.
+
+        Such a lock lives for milliseconds. One that stays the same for 5 seconds has lost its owner.
+        """
+        lock = self._git.folder / "HEAD.lock"
+        deadline, first = time.monotonic() + git.LOCK_WAIT_S, _state(lock)
+        if first is None or first[-1] not in ours:
+            return
+        while _state(lock) == first:
+            if time.monotonic() >= deadline:
+                lock.unlink(missing_ok=True)
+            time.sleep(0.02)
+
+    # ---- changing the working tree and its index
 
     def write_files(self, files: Mapping[str, bytes]) -> None:
-        """Write bytes into the working tree, whole or not at all, keeping each file's mode."""
+        """Write bytes into the working tree, whole or not at all, keeping each file's mode.
+
+        A file that holds its bytes already is left alone. Raises: Refused: one lies under a link, or a
+        folder stands in its place; nothing of that file was changed.
+        """
         for path, blob in files.items():
             if self.read_files_if_present((path,)).get(path) != blob:
-                self._replace(self.root / path, blob)
-
-    def _replace(self, file: Path, blob: bytes) -> None:
-        mode = 0o644
-        if file.is_symlink() or file.exists():
-            facts = file.lstat()
-            if stat.S_ISDIR(facts.st_mode):
-                raise Refused(f"{file} is a folder now, and may hold something of yours. Move it away.")
-            if stat.S_ISREG(facts.st_mode):
-                mode = stat.S_IMODE(facts.st_mode)
-        write_atomic(file, blob, mode=mode)
-        file.chmod(mode)
+                worktree.write(self.root, path, blob, staging=self._git.own_folder / "file")
 
     def update_index(self, commit: str, paths: Sequence[str]) -> None:
         """Set the index entries of these files, and of no other, to those of a commit."""
-        wanted, index = self._entries(commit, paths), self._index()
-        stale = {path: entry for path, entry in wanted.items() if index.get(path) != entry}
-        if not stale:
+        if not paths:
             return
-        self._wait_for_index()
-        lines = b"".join(
-            f"{entry.mode} {entry.blob}\t".encode() + os.fsencode(path) + b"\0" for path, entry in stale.items()
-        )
-        self._run("update-index", "-z", "--index-info", stdin=lines)
+        wanted, known = self._entries(commit, paths), index.entries(self._git, paths)
+        stale = {path: entry for path, entry in wanted.items() if path not in known or known[path].entry != entry}
+        if stale:
+            index.set_entries(self._git, stale)
 
-    def _wait_for_index(self) -> None:
-        lock = Path(self._text("rev-parse", "--path-format=absolute", "--git-path", "index.lock"))
-        deadline = time.monotonic() + INDEX_WAIT_S
-        while lock.exists():
-            if time.monotonic() >= deadline:
-                raise Refused(
-                    f"Another git command holds {lock}, or was killed. If no git is running, remove it and go on: rm {lock}"
-                )
-            time.sleep(0.05)
+
+def _require_regular(entry: Entry | None, path: str, commit: str) -> Entry:
+    if entry is None or entry.mode not in _REGULAR:
+        quoted = shlex.quote(path)
+        raise Refused(
+            f"{path} is not a regular file in commit {commit.partition('^')[0][:7]}. "
+            f"Add and commit it first: git add {quoted} && git commit -m {quoted}"
+        )
+    return entry
+
+
+def _tree_line(item: tuple[str, Entry]) -> bytes:
+    name, entry = item
+    kind = {_FOLDER: "tree", index.SUBMODULE: "commit"}.get(entry.mode, "blob")
+    return f"{entry.mode} {kind} {entry.blob}\t".encode() + os.fsencode(name) + b"\0"
+
+
+def _state(lock: Path) -> tuple[int, int, bytes] | None:
+    """What tells one lock file from the next, or None when there is none."""
+    try:
+        facts = lock.stat()
+        return facts.st_ino, facts.st_mtime_ns, lock.read_bytes()[:200]
+    except FileNotFoundError:
+        return None

@@ -88,7 +88,7 @@ def _python() -> Finding:
 
 
 def _install(extra: str) -> str:
-    return f"pip install '{DISTRIBUTION}[{extra}]'"
+    return f"pip install -e '.[{extra}]'"
 
 
 def _device() -> tuple[Finding, float | None]:
@@ -180,7 +180,8 @@ def _extras() -> Iterator[Finding]:
         yield Finding("package", Level.WARNING, f"{DISTRIBUTION} is not installed", "pip install -e .")
         return
     for extra, missing in missing_extras(requirements).items():
-        if extra.startswith(("cpu", "cuda", "dev")):  # the line `mlx` tells whether the backend works; dev is ours
+        # the line `mlx` tells whether the backend works; dev is ours; nothing uses search yet
+        if extra.startswith(("cpu", "cuda", "dev", "search")):
             continue
         if missing:
             yield Finding(f"extra {extra}", Level.WARNING, f"without {', '.join(missing)}", _install(extra))

@@ -13,7 +13,6 @@ from autoexperiment.vocabulary import Outcome
 MESSAGE_LIMIT = 300
 FRAME_LIMIT = 120
 KIND_LIMIT = 80
-LINE_LIMIT = 2000  # characters of a line that are looked at; a hostile tail may be one line of a megabyte
 LAST_LINES = 20  # where a native library's complaint stands when no traceback follows it
 DIVERGED_EXIT = 3
 SHELL_SIGKILL = 128 + 9  # how a shell reports that its command was killed
@@ -61,9 +60,9 @@ def clean(text: str, limit: int) -> str:
 
 
 def lines_of(log: bytes) -> list[str]:
-    """Beginnings of a log's lines, split also where a progress bar returned the carriage; no ANSI sequences."""
+    """A log's lines, split also where a progress bar returned the carriage; no ANSI sequences."""
     text = log.decode("utf-8", "replace")
-    return [_ANSI.sub("", line[:LINE_LIMIT]) for line in re.split(r"[\r\n]+", text)]
+    return [_ANSI.sub("", line) for line in re.split(r"[\r\n]+", text)]
 
 
 def classify(

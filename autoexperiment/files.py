@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import os
 import sys
@@ -34,10 +35,12 @@ def fsync_dir(path: Path) -> None:
 def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Replace a file so that a reader sees the old content or the new one, never a part.
 
-    The temporary file lies beside the target and is removed on failure (a full disk included).
+    The temporary file lies beside the target and is removed on failure (a full disk included); one that
+    a killed process left is removed by the next write.
     """
     blob = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
@@ -50,6 +53,24 @@ def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o644) -> None
         temporary.unlink(missing_ok=True)
         raise
     fsync_dir(path.parent)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary files of `path` whose writers are dead."""
+    for rest in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        pid = rest.name.split(".")[-2]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            rest.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def dump_json(value: Any, *, indent: int | None = 2) -> str:

@@ -85,8 +85,8 @@ def write_ledger(path: Path, rows: int) -> int:
     return len(records)
 
 
-def measure_open(path: Path, *, repeats: int = 3) -> dict[str, float]:
-    """The median run of several processes that open the ledger."""
+def measure_open(path: Path, *, repeats: int = 5) -> dict[str, float]:
+    """The fastest of several processes that open the ledger: other load only ever adds."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     answers = []
     for _ in range(repeats):
@@ -94,7 +94,7 @@ def measure_open(path: Path, *, repeats: int = 3) -> dict[str, float]:
             [sys.executable, "-c", _OPEN, str(path)], capture_output=True, text=True, env=environment, check=True
         )
         answers.append(json.loads(answer.stdout))
-    found: dict[str, float] = sorted(answers, key=lambda a: a["open_s"])[repeats // 2]
+    found: dict[str, float] = sorted(answers, key=lambda a: a["open_s"])[0]
     return found
 
 

@@ -26,6 +26,17 @@ def test_failed_write_leaves_the_old_content_and_no_rest(tmp_path: Path, monkeyp
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_file_that_a_killed_writer_left_is_removed_by_the_next_write(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / f".a[1].txt.{gone.pid}.tmp").write_text("half")
+    (tmp_path / f".a[1].txt.{os.getppid()}.tmp").write_text("somebody is writing")
+
+    write_atomic(tmp_path / "a[1].txt", "new")
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".a[1].txt.{os.getppid()}.tmp", "a[1].txt"]
+
+
 def test_json_refuses_what_is_not_json_both_ways(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         dump_json({"x": float("nan")})

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "autoexperiment"
 LAYERS: list[tuple[str, set[str]]] = [
     ("facts", {"errors", "vocabulary", "failpoint", "files", "paths", "budget", "metrics", "blas", "machine", "clocks"}),
     ("values", {"recipe", "run", "failure"}),
-    ("effects", {"warden", "supervisor", "journal", "ledger", "candidates", "holdout"}),
+    ("effects", {"warden", "supervisor", "journal", "ledger", "git", "worktree", "index", "candidates",
+                 "holdout"}),
     ("measure", {"measure.wire", "measure.predictor", "measure.scorer", "measure"}),
     ("judgement", {"verdict", "breaker", "results", "summary"}),
     ("acts", {"trial", "session", "daily_log", "report", "plots", "views", "record", "loop", "night"}),
@@ -24,7 +25,7 @@ LAYERS: list[tuple[str, set[str]]] = [
                "cli.progress", "cli.tables", "__main__"}),
 ]  # fmt: skip
 BARE = ["errors", "vocabulary", "failpoint", "files", "paths", "budget", "metrics", "recipe", "journal", "ledger",
-        "candidates", "verdict", "breaker", "results", "daily_log", "record", "blas"]  # fmt: skip
+        "git", "worktree", "index", "candidates", "verdict", "breaker", "results", "daily_log", "record", "blas"]  # fmt: skip
 
 
 def module_names() -> list[str]:

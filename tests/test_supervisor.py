@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from autoexperiment import supervisor
 from autoexperiment.clocks import Clock
 from autoexperiment.errors import Refused
 from autoexperiment.failure import Failure
@@ -246,6 +248,16 @@ def test_a_log_that_just_fits_is_not_cut(tmp_path: Path) -> None:
     assert log_of(tmp_path) == "a" * 149 + "\n"
 
 
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="needs a long pipe")
+def test_what_a_run_writes_just_before_its_end_is_kept(tmp_path: Path) -> None:
+    code = "import fcntl, os; fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 1 << 20); os.write(1, b'x' * (1 << 20))"
+
+    ending = run(tmp_path, code)
+
+    assert ending.outcome is Outcome.OK
+    assert len(log_of(tmp_path)) == ending.log_bytes == 1 << 20
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_under_the_log_does_not_stop_the_run(tmp_path: Path) -> None:
     ending = run(tmp_path, "print('x' * 1_000_000); open('done', 'w')", log=Path("/dev/full"))
@@ -272,10 +284,16 @@ def test_a_link_in_the_place_of_the_log_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "deed", ["os.mkfifo(log)", "os.mkdir(log); open(log + '/x', 'w')", "os.symlink('/dev/zero', log)"]
+    "deed",
+    [
+        "os.remove(log); os.mkfifo(log)",
+        "os.remove(log); os.mkdir(log); open(log + '/x', 'w')",
+        "os.remove(log); os.symlink('/dev/zero', log)",
+        "os.rename(log, 'mine'); os.symlink('work/mine', log)",
+    ],
 )
 def test_a_run_that_replaces_its_log_is_rejected_and_the_log_put_back(tmp_path: Path, deed: str) -> None:
-    ending = run(tmp_path, f"import os; log = '../run.log'; print('said', flush=True); os.remove(log); {deed}")
+    ending = run(tmp_path, f"import os; log = '../run.log'; print('said', flush=True); {deed}")
 
     assert (ending.outcome, ending.reason) == (Outcome.REJECTED, "The run put something else in the place of its log.")
     assert stat.S_ISREG((tmp_path / "run.log").lstat().st_mode)
@@ -472,6 +490,20 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(tmp_path: Path, kept_han
 
     assert ending.outcome is Outcome.OK
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_who_can_not_be_killed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = {
+        "exit_code": 0, "signal": None, "wall_s": 1.0, "cpu_s": 1.0, "peak_bytes": 1, "reason": "", "is_swept": False,
+        "survivors": [4_000_001, 4_000_002], "log_bytes": 0, "log_error": "",
+    }  # fmt: skip
+    fake = tmp_path / "warden.py"
+    fake.write_text(
+        f"import json, os, sys\nos.write(int(sys.argv[1]), b'1\\n' + json.dumps({account!r}).encode() + b'\\n')"
+    )
+    monkeypatch.setattr(supervisor, "_WARDEN", fake)
+
+    assert run(tmp_path, "pass").survivors == (4_000_001, 4_000_002)
 
 
 def test_it_works_outside_the_main_thread(tmp_path: Path) -> None:
