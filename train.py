@@ -54,8 +54,8 @@ SEED = 1  # initialisation and order of the rows
 TIME_BUDGET = 300.0  # seconds of training; start-up, compilation and evaluation come on top
 
 # Architecture
-DEPTH = pick(cpu=2, gpu=4)  # layers | search: 1..6 int
-HEADS = pick(cpu=2, gpu=4)  # attention heads; width = HEADS * HEAD_DIM | search: 1..8 int
+DEPTH = pick(cpu=1, gpu=4)  # layers | search: 1..6 int
+HEADS = pick(cpu=1, gpu=4)  # attention heads; width = HEADS * HEAD_DIM | search: 1..8 int
 HEAD_DIM = 64  # channels a head | search: 32, 64, 128
 MLP_RATIO = 4  # hidden width over width | search: 1..6 int
 ROPE_BASE = 10_000.0  # longest wavelength of the rotary embedding, in tokens

@@ -167,15 +167,15 @@ class Repository:
 
         Raises: Refused: one of the files is not a regular file of `base`.
         """
-        words = ("hash-object", "-w", "--no-filters", "--stdin")
-        blobs = {path: self._git.text(*words, stdin=blob) for path, blob in files.items()}
+        store = ("hash-object", "-w", "--no-filters", "--stdin")
+        blobs = {path: self._git.text(*store, stdin=blob) for path, blob in files.items()}
         failpoint.reach("candidates.blobs_written")
         tree = self._tree_with(f"{base}^{{tree}}", blobs, folder="")
         failpoint.reach("candidates.tree_written")
         # A NUL would end the message for git, which refuses it.
         text = message.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
-        words = ("commit-tree", "--no-gpg-sign", tree, "-p", base)
-        commit = self._git.text(*words, stdin=text, variables=self._identity(when))
+        join = ("commit-tree", "--no-gpg-sign", tree, "-p", base)
+        commit = self._git.text(*join, stdin=text, variables=self._identity(when))
         failpoint.reach("candidates.commit_written")
         return Candidate(commit, tree)
 

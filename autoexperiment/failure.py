@@ -65,9 +65,7 @@ def lines_of(log: bytes) -> list[str]:
     return [_ANSI.sub("", line) for line in re.split(r"[\r\n]+", text)]
 
 
-def classify(
-    log: bytes, *, exit_code: int | None, signal: int | None, killed_by_us: bool, folder: Path
-) -> tuple[Outcome, Failure | None]:
+def classify(log: bytes, *, exit_code: int | None, signal: int | None, folder: Path) -> tuple[Outcome, Failure | None]:
     """Outcome and failure of a process that has ended.
 
     Args:
@@ -80,7 +78,7 @@ def classify(
     told = [line for line in lines if line.startswith("diverged:")]
     if exit_code == DIVERGED_EXIT and told:
         return Outcome.DIVERGED, Failure("diverged", clean(told[-1].removeprefix("diverged:"), MESSAGE_LIMIT))
-    if not killed_by_us and (signal == signals.SIGKILL or exit_code == SHELL_SIGKILL):
+    if signal == signals.SIGKILL or exit_code == SHELL_SIGKILL:
         return Outcome.OOM, Failure("SIGKILL", "killed by the system, most likely out of memory")
     failure, said = None if signal else _from_traceback(lines, folder), ""
     if failure is None:

@@ -249,7 +249,7 @@ def failure_of(log: Path, root: Path) -> Failure | None:
     """Why a run ended, from the end of its log. Raises: UsageError: there is no such file."""
     if not log.is_file():
         raise UsageError(f"There is no log {log}. Give the file that the run's output went to: --log run.log")
-    return classify(read_tail(log), exit_code=1, signal=None, killed_by_us=False, folder=root)[1]
+    return classify(read_tail(log), exit_code=1, signal=None, folder=root)[1]
 
 
 def last_run_metrics(blob: bytes, metric: str) -> dict[str, float]:

@@ -18,7 +18,8 @@ NOISE_FACTOR = 2.0  # a gain below this many baseline standard deviations is lab
 class Line:
     """One experiment as people read it. `value` is None when there is no number to believe.
 
-    `gain` is how much better than the incumbent of its time, in the metric's unit, positive is better.
+    `gain` is how much better than the incumbent of its time, in the metric's unit, positive is better; runs
+    are compared seed by seed where they can be, so it may differ from the difference of two `value`s.
     `is_beyond_noise` is None where there is no gain or no noise estimate.
     """
 
@@ -107,7 +108,8 @@ def summarise(start: dict[str, Any], experiments: Sequence[Experiment]) -> Summa
 def _line(experiment: Experiment, metric: str, goal: Goal, best: Line | None, noise: float | None) -> Line:
     numbers = experiment.metrics
     value = numbers.get(metric)
-    gain = _gain(goal, best.value if best else None, value)
+    # The policy's own gain, which compares runs of the same seeds; without one, the difference of the means.
+    gain = experiment.evidence.get("gain", _gain(goal, best.value if best else None, value))
     beyond = None if gain is None or noise is None else abs(gain) > NOISE_FACTOR * noise
     memory_mb = numbers.get("peak_memory_mb")
     levels = [run.trust for run in experiment.runs if run.trust]

@@ -386,7 +386,7 @@ def _judge(account: Mapping[str, Any], limits: Limits, skew: Skew, tail: bytes, 
     if account["reason"] == "deadline":
         reason = f"Killed after {limits.hard_timeout_s:g} s, the hard timeout."
         return replace(facts, outcome=Outcome.TIMED_OUT, reason=reason, failure=Failure("timed out", reason))
-    outcome, failure = classify(tail, exit_code=facts.exit_code, signal=facts.signal, killed_by_us=False, folder=cwd)
+    outcome, failure = classify(tail, exit_code=facts.exit_code, signal=facts.signal, folder=cwd)
     if failure is not None:
         where = f" at {failure.frame}" if failure.frame else ""
         said = f"{failure.kind}{where}: {failure.message}".rstrip(": ")

@@ -166,7 +166,7 @@ def _score(plan: TrialPlan, paths: RunPaths) -> tuple[Score | None, Ending]:
     request.save(folder / "request.json")
     result = folder / "result.json"
     command = [sys.executable, "-m", "autoexperiment.measure.scorer", str(folder / "request.json"), str(result)]
-    environment = run_environment(paths.folder, extra=_variables(plan))
+    environment = run_environment(folder, extra=_variables(plan))  # a home that the training never saw
     ending = supervise(
         command, cwd=folder, log=paths.folder / "evaluation.log", limits=Limits(SCORING_TIMEOUT_S), env=environment
     )

@@ -20,7 +20,7 @@ HEADER = "Traceback (most recent call last):\n"
 
 def ended(log: str | bytes, *, exit_code: int | None = 1, signal: int | None = None) -> tuple[Outcome, Failure]:
     blob = log.encode() if isinstance(log, str) else log
-    outcome, failure = classify(blob, exit_code=exit_code, signal=signal, killed_by_us=False, folder=FOLDER)
+    outcome, failure = classify(blob, exit_code=exit_code, signal=signal, folder=FOLDER)
     assert failure is not None
     return outcome, failure
 
@@ -29,15 +29,13 @@ def run_script(folder: Path, source: str) -> tuple[Outcome, Failure]:
     """What is made of the real output of a real interpreter."""
     (folder / "train.py").write_text(source)
     answer = subprocess.run([sys.executable, "-I", "train.py"], cwd=folder, capture_output=True)
-    outcome, failure = classify(
-        answer.stdout + answer.stderr, exit_code=answer.returncode, signal=None, killed_by_us=False, folder=folder
-    )
+    outcome, failure = classify(answer.stdout + answer.stderr, exit_code=answer.returncode, signal=None, folder=folder)
     assert failure is not None
     return outcome, failure
 
 
 def test_exit_zero_is_ok_whatever_the_log_says() -> None:
-    assert classify(HEADER.encode(), exit_code=0, signal=None, killed_by_us=False, folder=FOLDER) == (Outcome.OK, None)
+    assert classify(HEADER.encode(), exit_code=0, signal=None, folder=FOLDER) == (Outcome.OK, None)
 
 
 def test_exception_names_the_deepest_frame_of_the_runs_own_files(tmp_path: Path) -> None:
@@ -85,7 +83,8 @@ def test_of_chained_exceptions_the_last_one_counts(tmp_path: Path) -> None:
 def test_of_an_exception_group_the_last_leaf_counts(tmp_path: Path) -> None:
     source = (
         "def f():\n    raise KeyError('deep')\n"
-        "try:\n    f()\nexcept KeyError as e:\n    raise ExceptionGroup('both', [ValueError('a'), e])\n"
+        "caught = []\ntry:\n    f()\nexcept KeyError as e:\n    caught.append(e)\n"
+        "raise ExceptionGroup('both', [ValueError('a'), *caught])\n"
     )
 
     failure = run_script(tmp_path, source)[1]
