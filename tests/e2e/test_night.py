@@ -140,6 +140,18 @@ def test_child_left_behind_does_not_outlive_its_run(night: Session) -> None:
     assert not [p for p in psutil.process_iter(["cmdline"]) if marker in " ".join(p.info["cmdline"] or [])]
 
 
+def test_training_can_leave_nothing_for_the_scoring_in_its_home(night: Session) -> None:
+    file = night.project.root / "train.py"
+    text = file.read_text()
+    text = text.replace("    done = train(", '    (Path.home() / "stash").write_text("x")\n    done = train(', 1)
+    check = '    assert not (Path.home() / "stash").exists(), "found the stash"\n'
+    file.write_text(text.replace("    return GPT(Config(**config))", check + "    return GPT(Config(**config))", 1))
+
+    found = loop.step(night, "stash something at home")
+
+    assert found.outcome is Outcome.OK, found.reason
+
+
 def by_hand(folder: Path, prepared: Path, **variables: str) -> str:
     for name in RECIPE:
         shutil.copy(ROOT / name, folder / name)
