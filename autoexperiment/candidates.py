@@ -7,6 +7,7 @@ in a configuration: files are read and written by this program, and git sees byt
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ _FALLBACK_NAME, _FALLBACK_EMAIL = "autoexperiment", "autoexperiment@localhost"
 _REGULAR = ("100644", "100755")
 _FOLDER = "040000"
 _DIFF = ("diff-tree", "-r", "--no-renames", "--no-ext-diff", "--no-textconv", "--text", "--no-color")
+_HUNK = re.compile(rb"^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,10 @@ class Repository:
 
     def changed_lines(self, base: str, commit: str, paths: Sequence[str]) -> tuple[int, int]:
         """Lines added and removed between two commits."""
-        words = ("--literal-pathspecs", *_DIFF, "--numstat", "-z", base, commit, "--", *paths)
-        counts = [line.split(b"\t")[:2] for line in self._git.run(*words).stdout.split(b"\0")[:-1]]
-        return sum(int(added) for added, _ in counts), sum(int(removed) for _, removed in counts)
+        # Not --numstat: it counts nothing in a file that an attribute or a NUL byte makes binary.
+        words = ("--literal-pathspecs", *_DIFF, "--unified=0", base, commit, "--", *paths)
+        hunks = _HUNK.findall(self._git.run(*words).stdout)
+        return sum(int(added or 1) for _, added in hunks), sum(int(removed or 1) for removed, _ in hunks)
 
     def diff(self, base: str, commit: str, paths: Sequence[str]) -> str:
         """A unified diff of the files between two commits; its text is the candidate's, so untrusted."""

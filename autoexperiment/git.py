@@ -72,14 +72,25 @@ class Git:
         return folder
 
     def run(
-        self, *words: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None, allowed: Sequence[int] = (0,)
+        self,
+        *words: str,
+        stdin: bytes = b"",
+        variables: Mapping[str, str] | None = None,
+        allowed: Sequence[int] = (0,),
+        cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run one command. Raises: Refused: an exit status that is not `allowed`; with git's complaint."""
+        """Run one command.
+
+        Args: cwd: the working tree for this command, in place of the real one.
+        Raises: Refused: an exit status that is not `allowed`; with git's complaint.
+        """
         inherited = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
         environment = {**inherited, **_VARIABLES, **self._place, **(variables or {})}
+        if cwd is not None:
+            environment["GIT_WORK_TREE"] = str(cwd)
         try:
             answer = subprocess.run(
-                [*_COMMAND, *words], cwd=self.root, input=stdin, capture_output=True, env=environment
+                [*_COMMAND, *words], cwd=cwd or self.root, input=stdin, capture_output=True, env=environment
             )
         except OSError as error:
             raise Refused(

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -155,11 +156,16 @@ def _stage(repository: Git, index: Path, staged: Path, changes: Mapping[str, Ent
     # A kill may have left `staged` as another name of the index itself: remove it, never write into it.
     staged.unlink(missing_ok=True)
     staged.with_name("index.lock").unlink(missing_ok=True)
-    if index.exists():
+    before = index.stat() if index.exists() else None
+    if before is not None:
         shutil.copyfile(index, staged)
     lines = [f"{e.mode} {e.blob}\t".encode() + os.fsencode(path) + b"\0" for path, e in changes.items()]
-    words = ("update-index", "-z", "--index-info")
-    repository.run(*words, stdin=b"".join(lines), variables={"GIT_INDEX_FILE": str(staged)})
+    # Writing an index, git looks at files as young as it, through their filters: show it none.
+    with tempfile.TemporaryDirectory(dir=repository.own_folder) as nothing:
+        words, variables = ("update-index", "-z", "--index-info"), {"GIT_INDEX_FILE": str(staged)}
+        repository.run(*words, stdin=b"".join(lines), variables=variables, cwd=Path(nothing))
+    if before is not None:  # younger, the index would vouch for files changed since in their own second
+        os.utime(staged, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def _take_lock(staged: Path, lock: Path) -> bool:

@@ -2,9 +2,8 @@
 
 Usage: python time_budget_train.py [--data FILE] [--budget SECONDS] [--seed N] [--out DIR]
 
-It needs MLX and NumPy and nothing else, so copy it and change what you like. Without --data it learns its
-own source. TIME_BUDGET, STEP_BUDGET and SEED in the environment stand for options that are not given.
-It writes DIR/checkpoint/ and DIR/last_run.json (DIR is `data` by default).
+It needs MLX and NumPy and nothing else: copy it and change what you like. TIME_BUDGET, STEP_BUDGET and SEED
+in the environment stand for options that are not given. It writes DIR/checkpoint/ and DIR/last_run.json.
 
 Exit: 0 ok, 1 the loss diverged, 2 wrong words or not enough text.
 """
@@ -63,7 +62,7 @@ class Block(nn.Module):
         q, k = (mx.fast.rope(norm(p), 32, traditional=False, base=10_000.0, scale=1.0, offset=0) for p in (q, k))
         mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=32**-0.5, mask="causal")
         x = x + self.out(mixed.swapaxes(1, 2).reshape(rows, length, width))
-        return x + self.down(mx.square(nn.relu(self.up(norm(x)))))
+        return x + self.down(mx.square(mx.maximum(self.up(norm(x)), 0)))
 
 
 class ByteGPT(nn.Module):
@@ -151,8 +150,7 @@ def make_optimizer() -> Any:
 def train(model: ByteGPT, data: np.ndarray, budget: tuple[str, float], seed: int) -> dict[str, float]:
     """Train until the budget is spent. Raises: FloatingPointError: the loss diverged."""
     weights = model.parameters()
-    x, y = next(batches(data, seed))
-    make_step(model, make_optimizer())(x, y)  # fills the caches of MLX; thrown away, so it is no free training
+    make_step(model, make_optimizer())(*next(batches(data, seed)))  # fills MLX's caches; thrown away below
     model.update(weights)
     optimizer, rows = make_optimizer(), batches(data, seed)
     step = make_step(model, optimizer)
@@ -188,8 +186,7 @@ def save_checkpoint(model: ByteGPT, folder: Path) -> None:
     temporary = folder / ".model.safetensors"
     model.save_weights(str(temporary))
     temporary.replace(folder / "model.safetensors")
-    config = {"width": WIDTH, "depth": DEPTH, "vocab_size": 256, "seq_len": LENGTH}
-    save(folder, "config.json", json.dumps(config, indent=2) + "\n")
+    save(folder, "config.json", json.dumps({"width": WIDTH, "depth": DEPTH, "seq_len": LENGTH}) + "\n")
 
 
 def run(text: bytes, *, budget: tuple[str, float], seed: int, out: Path) -> dict[str, Any]:
@@ -206,8 +203,7 @@ def run(text: bytes, *, budget: tuple[str, float], seed: int, out: Path) -> dict
     if not math.isfinite(val_bpb):
         raise FloatingPointError(f"val_bpb {val_bpb:g} at step {training['total_steps']}")
     training["eval_seconds"] = time.perf_counter() - before_eval
-    training["total_tokens"] = training["total_steps"] * BATCH * LENGTH
-    training["avg_tok_sec"] = training["total_tokens"] / training["training_seconds"]
+    training["avg_tok_sec"] = training["total_steps"] * BATCH * LENGTH / training["training_seconds"]
     training["peak_memory_mb"] = mx.get_peak_memory() / 2**20
     result = {"result": {"val_bpb": val_bpb}, "training": training, "seed": seed}
     result["total_seconds"] = time.perf_counter() - began
@@ -217,12 +213,11 @@ def run(text: bytes, *, budget: tuple[str, float], seed: int, out: Path) -> dict
 
 def block(result: dict[str, Any]) -> str:
     """The lines that other programs read."""
-    training = result["training"]
+    t = result["training"]
     return (
-        f"---\nval_bpb:          {result['result']['val_bpb']:.6f}\n"
-        f"training_seconds: {training['training_seconds']:.1f}\ntotal_seconds:    {result['total_seconds']:.1f}\n"
-        f"peak_memory_mb:   {training['peak_memory_mb']:.1f}\navg_tok_sec:      {training['avg_tok_sec']:,.0f}\n"
-        f"num_steps:        {training['total_steps']}"
+        f"---\nval_bpb:          {result['result']['val_bpb']:.6f}\ntraining_seconds: {t['training_seconds']:.1f}\n"
+        f"total_seconds:    {result['total_seconds']:.1f}\npeak_memory_mb:   {t['peak_memory_mb']:.1f}\n"
+        f"avg_tok_sec:      {t['avg_tok_sec']:,.0f}\nnum_steps:        {t['total_steps']}"
     )
 
 
@@ -236,9 +231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         kind = "steps" if options.budget is None and "STEP_BUDGET" in os.environ else "seconds"
-        amount = options.budget or float(
-            os.environ.get("STEP_BUDGET" if kind == "steps" else "TIME_BUDGET", TIME_BUDGET)
-        )
+        variable = os.environ.get("STEP_BUDGET" if kind == "steps" else "TIME_BUDGET", TIME_BUDGET)
+        amount = float(variable) if options.budget is None else options.budget
         if not 0 < amount < math.inf:
             raise ValueError(f"A budget of {amount:g} {kind} is not allowed. Allowed: above 0. Type: --budget 20")
         result = run(options.data.read_bytes(), budget=(kind, amount), seed=options.seed, out=options.out)
@@ -248,8 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"diverged: {error}", file=sys.stderr)
         return 1
-    print(block(result))
-    print(f"Wrote: {options.out / 'last_run.json'}")
+    print(f"{block(result)}\nWrote: {options.out / 'last_run.json'}")
     return 0
 
 

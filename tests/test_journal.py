@@ -52,12 +52,12 @@ def test_what_is_not_strict_json_is_refused(value: object) -> None:
         encode({"kind": "note", "what": value})
 
 
-def test_a_frame_has_at_most_4096_bytes_and_the_refusal_names_its_size() -> None:
+def test_a_frame_has_at_most_16384_bytes_and_the_refusal_names_its_size() -> None:
     empty = len(encode({"what": ""}))
 
-    assert len(encode({"what": "x" * (4096 - empty)})) == 4096
-    with pytest.raises(UsageError, match=r"4097 bytes; 4096 are allowed"):
-        encode({"what": "x" * (4097 - empty)})
+    assert len(encode({"what": "x" * (16384 - empty)})) == 16384
+    with pytest.raises(UsageError, match=r"16385 bytes; 16384 are allowed"):
+        encode({"what": "x" * (16385 - empty)})
 
 
 @pytest.mark.parametrize("text", [b"[1]", b'"a"', b'{"a":NaN}', b"{", b""])
@@ -149,7 +149,7 @@ def test_sectors_that_a_power_cut_left_unwritten_are_a_torn_tail() -> None:
 def test_zeros_that_no_sector_border_explains_are_damage() -> None:
     good, last = frames(1)[0], encode({"what": "y" * 1500, "seq": 2})
 
-    for spoiled in (last[:700] + b"\0" + last[701:], last[:-1] + b"\0", last[:-5] + bytes(4) + b"\n", bytes(5000)):
+    for spoiled in (last[:700] + b"\0" + last[701:], last[:-1] + b"\0", last[:-5] + bytes(4) + b"\n", bytes(20000)):
         with pytest.raises(LedgerCorrupt):
             scan(good + spoiled)
 

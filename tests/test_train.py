@@ -185,14 +185,24 @@ def test_absurd_loss_ends_with_3_and_no_result(tmp_path: Path, prepared: Path) -
     assert not (tmp_path / "data" / "last_run.json").exists()
 
 
-def test_run_without_a_compiler_works(tmp_path: Path, prepared: Path) -> None:
-    script = edited(tmp_path, "COMPILE = pick(cpu=False", "COMPILE = pick(cpu=True")
+@pytest.mark.parametrize("compiled", ["True", "False"])
+def test_run_without_a_compiler_works(tmp_path: Path, prepared: Path, compiled: str) -> None:
+    script = edited(tmp_path, "COMPILE = pick(cpu=False", f"COMPILE = pick(cpu={compiled}")
+    nothing = tmp_path / "nothing"  # neither programs nor kernels that an earlier run compiled
+    nothing.mkdir()
+    settings = {"PATH": str(nothing), "TMPDIR": str(nothing), "AUTOEXPERIMENT_SKIP_EVAL": "1", "STEP_BUDGET": "1"}
 
-    answer = run_train(
-        tmp_path, prepared, script=script, STEP_BUDGET="1", AUTOEXPERIMENT_SKIP_EVAL="1", PATH=str(tmp_path)
-    )
+    answer = run_train(tmp_path, prepared, script=script, **settings)
 
     assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.skipif(train.IS_GPU, reason="a GPU run does compile")
+def test_cpu_run_does_not_wait_for_a_compiler(tmp_path: Path, prepared: Path) -> None:
+    answer = run_train(tmp_path, prepared, STEP_BUDGET="1", AUTOEXPERIMENT_SKIP_EVAL="1", TMPDIR=str(tmp_path))
+
+    assert answer.returncode == 0
+    assert not (tmp_path / "mlx").exists()  # where MLX leaves the kernels it compiles
 
 
 def test_importing_trains_and_writes_nothing(tmp_path: Path) -> None:
