@@ -580,7 +580,10 @@ class _Bar:
         self.bar = tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=None, leave=False)
 
     def __enter__(self) -> Callable[[str], None]:
-        return lambda text: self.bar.update(len(text)) and None
+        return self._advance
+
+    def _advance(self, text: str) -> None:
+        self.bar.update(len(text))
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()

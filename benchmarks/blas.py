@@ -30,7 +30,7 @@ from autoexperiment.agents import constants
 from autoexperiment.errors import LabError, Refused
 
 ROOT = Path(__file__).resolve().parent.parent
-SHAPE = {"DEPTH": 2, "HEADS": 8, "HEAD_DIM": 64, "DEVICE_BATCH_SIZE": 4, "TOTAL_BATCH_SIZE": 1024}
+SHAPE = {"DEPTH": 2, "HEADS": 8, "HEAD_DIM": 64, "DEVICE_BATCH_SIZE": 2, "TOTAL_BATCH_SIZE": 512}
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,15 @@ def render(comparison: Comparison) -> str:
     speeds = (("fast BLAS", comparison.fast_tok_sec), ("MLX's own", comparison.own_tok_sec))
     lines = [f"{name:<10} {' '.join(f'{speed:>9,.0f}' for speed in runs)} tok/s" for name, runs in speeds]
     shape = ", ".join(f"{name}={value}" for name, value in comparison.shape.items())
-    return "\n".join([facts, shape, *lines, f"ratio      {comparison.ratio:.1f} x ({comparison.steps} steps a run)"])
+    return "\n".join(
+        [facts, shape, *lines, f"ratio      {comparison.ratio:.1f} x (steps in a run: {comparison.steps})"]
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=2, help="steps in each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1, help="steps in each run (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each kind (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)

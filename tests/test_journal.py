@@ -60,7 +60,7 @@ def test_a_frame_has_at_most_16384_bytes_and_the_refusal_names_its_size() -> Non
         encode({"what": "x" * (16385 - empty)})
 
 
-@pytest.mark.parametrize("text", [b"[1]", b'"a"', b'{"a":NaN}', b"{", b""])
+@pytest.mark.parametrize("text", [b"[1]", b'"a"', b'{"a":NaN}', b"{", b"", b"[" * 8000 + b"]" * 8000])
 def test_a_checksum_alone_does_not_make_a_record(text: bytes) -> None:
     with pytest.raises(ValueError):
         decode(text + b"\t%08x\n" % crc32_by_hand(text))
@@ -149,9 +149,23 @@ def test_sectors_that_a_power_cut_left_unwritten_are_a_torn_tail() -> None:
 def test_zeros_that_no_sector_border_explains_are_damage() -> None:
     good, last = frames(1)[0], encode({"what": "y" * 1500, "seq": 2})
 
-    for spoiled in (last[:700] + b"\0" + last[701:], last[:-1] + b"\0", last[:-5] + bytes(4) + b"\n", bytes(20000)):
+    for spoiled in (
+        last[:700] + b"\0" + last[701:],
+        bytes(100) + last[100:],
+        last[:-1] + b"\0",
+        last[:-5] + bytes(4) + b"\n",
+        bytes(20000),
+    ):
         with pytest.raises(LedgerCorrupt):
             scan(good + spoiled)
+
+
+def test_a_whole_text_with_another_checksum_is_damage_even_without_its_newline() -> None:
+    whole = frames(1)[0]
+
+    assert scan(whole[:-1]).torn == whole[:-1]
+    with pytest.raises(LedgerCorrupt):
+        scan(whole.replace(b"words", b"wordz")[:-1])
 
 
 def test_damage_of_the_last_record_names_the_command_that_goes_on_without_it(tmp_path: Path) -> None:

@@ -160,6 +160,9 @@ ILLEGAL: dict[str, tuple[list[Step], Step]] = {
     "a metric that is true": (ENDED, ("scored", {"experiment": 0, "run": 0, "metrics": {"m": True}, "trust": "measured"})),
     "a metric that is null": (SCORED, ("decided", {"experiment": 0, **DECIDED, "metrics": {"m": None}})),
     "an experiment number that is text": ([], ("begin", {"experiment": "0", **BEGIN})),
+    "a commit that is a number": ([], ("begin", {"experiment": 0, **BEGIN, "commit": 7})),
+    "a line count that is true": ([], ("begin", {"experiment": 0, **BEGIN, "lines_added": True})),
+    "an ending that is a list": (STARTED, ("ended", {"experiment": 0, "run": 0, "ending": []})),
     "a missing field": ([], ("begin", {"experiment": 0})),
 }  # fmt: skip
 

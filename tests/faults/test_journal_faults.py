@@ -232,6 +232,37 @@ def test_what_a_killed_writer_left_is_made_safe_before_it_is_acted_upon(
     assert disk.safe == path.read_bytes()
 
 
+def test_a_torn_tail_is_safe_aside_before_it_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, aside = tmp_path / "l", tmp_path / "l.torn"
+    path.write_bytes(b'{"torn')
+    safe: list[bytes] = []
+    real_sync, real_cut = files.fsync, os.ftruncate
+
+    def sync(fd: int) -> None:
+        if aside.exists() and os.path.samestat(os.fstat(fd), aside.stat()):
+            safe.append(aside.read_bytes())
+        real_sync(fd)
+
+    def cut(fd: int, size: int) -> None:
+        assert safe == [b'{"torn\n']
+        real_cut(fd, size)
+
+    monkeypatch.setattr(files, "fsync", sync)
+    monkeypatch.setattr(os, "ftruncate", cut)
+    Journal.open(path)
+
+    assert path.read_bytes() == b""
+
+
+def test_every_new_folder_is_made_safe_in_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "fsync_dir", synced.append)
+
+    Journal.open(tmp_path / "a" / "b" / "l")
+
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+
+
 # ---- kills
 
 WRITER = """
