@@ -267,7 +267,7 @@ def stop(tag: str | None, at_once: bool, as_json: bool) -> None:
         raise Refused(f"Nothing is running for {name}. See 'mlx loop status {name}'.")
     write_atomic(paths.stop_request, "stop\n")
     if at_once:
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)  # a night in the background of a shell ignores SIGINT
     how = "now" if at_once else "after the current experiment"
     click.echo(
         dump_json({"tag": name, "pid": pid, "at_once": at_once})
