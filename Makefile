@@ -21,7 +21,7 @@ demo: setup  ## set everything up and run a small real night: 8 experiments, no 
 	$(BIN)/python scripts/demo.py
 
 test: setup  ## all tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: lint types docs
 
