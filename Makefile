@@ -7,7 +7,7 @@ BACKEND ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 comma := ,
 EXTRAS := $(if $(BACKEND),$(BACKEND)$(comma))gpt,sweep,dev
 
-.PHONY: setup demo test check lint types docs bench clean
+.PHONY: setup clients demo test check lint types docs bench clean
 
 setup: $(VENV)/.ready
 
@@ -16,6 +16,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+
+clients:  ## the real agent clients that the end-to-end tests drive offline; without them those tests skip
+	$(PYTHON) scripts/install_clients.py
 
 demo: setup  ## set everything up and run a small real night: 8 experiments, no network, no LLM
 	$(BIN)/python scripts/demo.py

@@ -172,6 +172,13 @@ class Repository:
         """Paths in the surface that are neither in the index nor ignored."""
         return sorted(path.removesuffix("/") for path in self._untracked(surface))
 
+    def ignored(self, paths: Sequence[str]) -> set[str]:
+        """Those of some paths that .gitignore and its like leave out, whether they exist or not."""
+        words = ("check-ignore", "--no-index", "-z", "--stdin")
+        given = b"".join(os.fsencode(path) + b"\0" for path in paths)
+        answer = self._git.run(*words, stdin=given, allowed=(0, 1)).stdout if paths else b""
+        return set(os.fsdecode(answer).split("\0")[:-1])
+
     def dirty(self, surface: Surface) -> list[str]:
         """Paths in the surface whose working-tree or index bytes differ from HEAD's, new and deleted ones included."""
         head, known = self._head(), self._in_index(surface)

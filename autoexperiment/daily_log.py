@@ -104,6 +104,21 @@ def local_day(time: str) -> str:
     return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d")
 
 
+_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,3}[.)])\s+(.+)")
+
+
+def next_to_try(path: Path) -> list[str]:
+    """The list items under the heading "Next to try", those that are still the template's left out."""
+    lines = _read(path).splitlines()
+    levels = _heading_levels(lines)
+    start = next((i for i in levels if _title(lines[i]) == NEXT_TO_TRY), None)
+    if start is None:
+        return []
+    stop = next((i for i in levels if i > start and levels[i] <= levels[start]), len(lines))
+    items = [match[1].strip() for line in lines[start + 1 : stop] if (match := _ITEM.match(line))]
+    return [item[:IDEA_CHARACTERS] for item in items if not (item.startswith("<") and item.endswith(">"))]
+
+
 def set_next_to_try(path: Path, ideas: Sequence[str]) -> None:
     """Replace the items under the heading "Next to try", adding it at the end when there is none.
 

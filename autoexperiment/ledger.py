@@ -17,6 +17,7 @@ from autoexperiment.journal import Journal, Record
 from autoexperiment.vocabulary import Outcome, TrustLevel, Verdict
 
 VERSION = 1
+VISIT = "visit"  # the note that a headless agent's visit leaves
 
 _MAYBE = (str, type(None))
 

@@ -43,6 +43,7 @@ from autoexperiment.vocabulary import Outcome, Verdict
 
 INTERRUPTED_EXIT = 130
 STATIC_GATE = "static gate"
+PREFLIGHT = "pre-flight"
 
 
 class Stopped(LabError):
@@ -53,10 +54,17 @@ class Stopped(LabError):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A candidate that an agent wants measured: bytes of the mutable files, and one line that says what changed."""
+    """A candidate that an agent wants measured.
+
+    Attributes:
+        files: bytes of the mutable files.
+        description: one line that says what changed.
+        fault: why it can't work, found before any run; "" when nothing was found.
+    """
 
     files: Mapping[str, bytes]
     description: str
+    fault: str = ""
 
 
 def stage(session: Session, description: str) -> str:
@@ -117,7 +125,7 @@ def evaluate(session: Session, proposal: Proposal, *, source: str, observer: Obs
     experiment = _begin(session, proposal, source)
     observer.begun(experiment)
     work = Measuring(session, experiment, observer)
-    decision = _refuse_at_gate(work, proposal) or measure_until_decided(work)
+    decision = _refuse_unrun(work, proposal) or measure_until_decided(work)
     _record_decision(work, decision)
     failpoint.reach("loop.decided")
     apply(session, session.ledger.experiments[-1])
@@ -158,8 +166,10 @@ def _begin(session: Session, proposal: Proposal, source: str) -> Experiment:
     return session.ledger.experiments[-1]
 
 
-def _refuse_at_gate(work: Measuring, proposal: Proposal) -> Decision | None:
+def _refuse_unrun(work: Measuring, proposal: Proposal) -> Decision | None:
     """The verdict on a candidate that no run is spent on."""
+    if proposal.fault:
+        return Decision(Verdict.CRASH, PREFLIGHT, proposal.fault, (), {})
     if work.session.ledger.incumbent is None or not (findings := gate_findings(work.session, proposal.files)):
         return None
     reason = "The static gate refuses it: " + "; ".join(finding.message for finding in findings[:3])
@@ -182,6 +192,8 @@ def _record_decision(work: Measuring, decision: Decision) -> None:
 def _outcome_of(work: Measuring, decision: Decision) -> Outcome:
     if decision.rule == STATIC_GATE:
         return Outcome.REJECTED
+    if decision.rule == PREFLIGHT:
+        return Outcome.CRASHED
     if not decision.rule.startswith(FAILED_RUN):
         return Outcome.OK
     last = work.session.ledger.experiments[-1].runs[-1]

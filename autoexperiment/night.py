@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from autoexperiment import views
+from autoexperiment import awake, views
 from autoexperiment.admission import check_may_run, judged
+from autoexperiment.brief import Remaining
 from autoexperiment.errors import BudgetSpent, Refused
-from autoexperiment.loop import Proposal, evaluate, measure_baseline, put_back, unmeasured_edit
+from autoexperiment.limits import protocol_limit, spent_usd
+from autoexperiment.loop import Proposal, Stopped, evaluate, measure_baseline, put_back, unmeasured_edit
 from autoexperiment.measuring import Observer, Quiet
 from autoexperiment.session import Session, save_stray
 from autoexperiment.vocabulary import Verdict
+
+POLL_S = 1.0
 
 
 class Agent(Protocol):
@@ -22,17 +28,85 @@ class Agent(Protocol):
 
     name: str
 
-    def propose(self, session: Session) -> Proposal | None:
-        """The next candidate, or None when there is nothing left to try."""
+    def propose(self, night: Night) -> Proposal | str:
+        """The next candidate, or why there is none any more.
+
+        Raises: Refused: it can't work at all. Stopped: a signal came.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Limit:
-    """When a night ends: so many judged experiments in the session, so many hours of this call, or neither."""
+    """When a night ends: so many judged experiments in the session, hours of this call, money for agents, or none."""
 
     experiments: int | None = None
     hours: float | None = None
+    usd: float | None = None
+
+
+@dataclass(frozen=True)
+class Night:
+    """A night while it goes on."""
+
+    session: Session
+    limit: Limit
+    observer: Observer
+    clock: Callable[[], float]
+    began: float
+
+    def over(self) -> str:
+        """Why it ends now, or ""."""
+        session, limit = self.session, self.limit
+        if session.paths.stop_request.exists():
+            session.paths.stop_request.unlink()
+            return "a stop was requested"
+        if limit.experiments is not None and judged(session) >= limit.experiments:
+            return f"{limit.experiments} experiments are judged"
+        if (left := self._seconds_left()) is not None and left <= 0:
+            return f"{limit.hours:g} hours are over"
+        if limit.usd is not None and (spent := spent_usd(session)) >= limit.usd:
+            return f"the agents cost ${spent:.2f}, and ${limit.usd:g} were allowed"
+        return protocol_limit(session, datetime.now(UTC))
+
+    def remaining(self) -> Remaining:
+        """What is left of its limits."""
+        limit, session = self.limit, self.session
+        return Remaining(
+            experiments=None if limit.experiments is None else limit.experiments - judged(session),
+            seconds=self._seconds_left(),
+            usd=None if limit.usd is None else limit.usd - spent_usd(session),
+        )
+
+    def _seconds_left(self) -> float | None:
+        return None if self.limit.hours is None else self.limit.hours * 3600 - (self.clock() - self.began)
+
+    def wait(self, seconds: float) -> str:
+        """Sleep, a stop request and the night's end awake; returns why the night is over, or "".
+
+        Raises: Stopped: a signal came.
+        """
+        until = self.clock() + seconds
+        with _stopped_by_signals(self.session.tag):
+            while (left := until - self.clock()) > 0:
+                if reason := self.over():
+                    return reason
+                time.sleep(min(POLL_S, left))
+        return self.over()
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(tag: str) -> Iterator[None]:
+    def stop(number: int, _: object) -> None:
+        raise Stopped(f"Stopped by {signal.Signals(number).name} while waiting. Go on with: mlx loop run {tag}")
+
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def drive(
@@ -45,9 +119,12 @@ def drive(
 ) -> str:
     """Run experiments until a limit, a stop request, the breaker or the end of ideas; returns why it ended.
 
+    The machine is kept awake meanwhile, as far as it lets us.
+
     Raises: BudgetSpent: the session had its experiments already. BreakerOpen. Stopped: a signal came.
+        Refused: the baseline or the agent does not work.
     """
-    observer, began = observer or Quiet(), clock()
+    night = Night(session, limit, observer or Quiet(), clock, clock())
     views.refresh(session)  # a kill may have come between the last verdict and its views
     session.paths.stop_request.unlink(missing_ok=True)
     if limit.experiments is not None and judged(session) >= limit.experiments:
@@ -55,63 +132,43 @@ def drive(
             f"{session.tag} has {judged(session)} judged experiments, and {limit.experiments} were allowed. "
             f"Allow more with --experiments {judged(session) + 8}, or start another tag."
         )
+    with awake.keep_awake(f"experiments of {session.tag}") as fault:
+        if fault:
+            night.observer.say(f"The machine may fall asleep: {fault}")
+        return _experiment_after_experiment(night, agent)
+
+
+def _experiment_after_experiment(night: Night, agent: Agent) -> str:
+    session, observer, source = night.session, night.observer, ""
     while True:
-        if reason := _end_reason(session, limit, clock() - began):
+        if reason := night.over():
             return reason
         check_may_run(session)
+        source = _note_power(night, source)
         if session.ledger.incumbent is None:
             first = measure_baseline(session, observer=observer)
             if first.verdict is not Verdict.KEEP:
                 raise Refused(f"The baseline does not run: {first.reason} Mend the recipe and start another tag.")
             continue
         _set_aside_edits(session)
-        proposal = agent.propose(session)
-        if proposal is None:
-            return "no ideas are left"
+        proposal = agent.propose(night)
+        if isinstance(proposal, str):
+            return proposal
         session.repository.restore(proposal.files, session.surface.is_mutable)
         evaluate(session, proposal, source=agent.name, observer=observer)
 
 
-def _end_reason(session: Session, limit: Limit, elapsed_s: float) -> str:
-    if session.paths.stop_request.exists():
-        session.paths.stop_request.unlink()
-        return "a stop was requested"
-    if limit.experiments is not None and judged(session) >= limit.experiments:
-        return f"{limit.experiments} experiments are judged"
-    if limit.hours is not None and elapsed_s >= limit.hours * 3600:
-        return f"{limit.hours:g} hours are over"
-    return protocol_limit(session, datetime.now(UTC))
-
-
-def protocol_limit(session: Session, now: datetime) -> str:
-    """Why the session's own protocol ends it now, or ""."""
-    rules = session.recipe.night
-    if rules.experiments is not None and judged(session) >= rules.experiments:
-        return f"the protocol's {rules.experiments} experiments are judged (miningLoop.maxTrials)"
-    age_s = (now - datetime.fromisoformat(session.start_record["time"])).total_seconds()
-    if rules.seconds is not None and age_s >= rules.seconds:
-        return f"the protocol's {rules.seconds:g} s for the session are over (miningLoop.maxSessionWallSeconds)"
-    if rules.failures_in_a_row is not None and _without_improvement(session) >= rules.failures_in_a_row:
-        return (
-            f"{rules.failures_in_a_row} experiments in a row brought nothing (miningLoop.maxConsecutiveNonImprovements)"
-        )
-    if rules.max_cost is not None and cost(session) >= rules.max_cost:
-        return (
-            f"the runs cost {cost(session):.2f} {rules.currency}".rstrip() + f"; the protocol allows {rules.max_cost:g}"
-        )
-    return ""
-
-
-def _without_improvement(session: Session) -> int:
-    """Judged experiments since the last one that was kept."""
-    verdicts = [e.verdict for e in session.ledger.experiments if e.verdict is not None]
-    return next((i for i, verdict in enumerate(reversed(verdicts)) if verdict is Verdict.KEEP), len(verdicts))
-
-
-def cost(session: Session) -> float:
-    """What the session's runs cost so far by the protocol's price of an hour; 0 without one."""
-    seconds: float = sum((run.ending or {}).get("wall_s", 0.0) for e in session.ledger.experiments for run in e.runs)
-    return seconds / 3600 * (session.recipe.night.cost_per_hour or 0.0)
+def _note_power(night: Night, before: str) -> str:
+    """Record where the power comes from, at the start and when that changes; returns it."""
+    power = awake.power()
+    if power.source != before:
+        night.session.ledger.append("note", what="power", source=power.source, percent=power.percent)
+        if power.source == "battery":
+            left = "" if power.percent is None else f" ({power.percent} %)"
+            night.observer.say(f"Running on battery{left}: a machine that saves power trains fewer steps.")
+        elif before:
+            night.observer.say(f"The power comes from {power.source} now.")
+    return power.source
 
 
 def _set_aside_edits(session: Session) -> None:

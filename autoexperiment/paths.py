@@ -193,6 +193,21 @@ class SessionPaths:
         return self.state / "step.log"
 
     @property
+    def handover(self) -> Path:
+        """What a chat's hooks read of the session; see handover.py."""
+        return self.state / "handover.json"
+
+    @property
+    def desk(self) -> Path:
+        """Where a headless agent works; see desk.py."""
+        return self.state / "desk"
+
+    @property
+    def visit_log(self) -> Path:
+        """Output of the last headless agent."""
+        return self.state / "visit.log"
+
+    @property
     def report(self) -> Path:
         return self.outputs / "report.md"
 

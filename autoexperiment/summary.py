@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ class Line:
 
     `gain` is how much better than the incumbent of its time, in the metric's unit, positive is better; runs
     are compared seed by seed where they can be, so it may differ from the difference of two `value`s.
-    `is_beyond_noise` is None where there is no gain or no noise estimate.
+    `is_beyond_noise` is None where there is no gain or no noise estimate. `gain_error` is the gain's standard
+    error for this number of runs; None where no policy compared them, or the noise is not known.
     """
 
     number: int
@@ -40,6 +42,7 @@ class Line:
     description: str
     reason: str
     rule: str
+    gain_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,21 @@ def _line(experiment: Experiment, metric: str, goal: Goal, best: Line | None, no
         description=experiment.description,
         reason=experiment.reason,
         rule=str(experiment.evidence.get("rule", "")),
+        gain_error=_gain_error(experiment, noise),
     )
+
+
+def _gain_error(experiment: Experiment, noise: float | None) -> float | None:
+    """Standard error of a difference of means of independent runs; on the safe side for paired ones."""
+    seen = experiment.evidence
+    pooled = seen.get("bar", {}).get("noise_sd")
+    sd = noise if pooled is None else pooled
+    if sd is None or "pairing" not in seen:
+        return None
+    runs = len(seen["candidate"]["values"])
+    against = runs if seen["pairing"] == "paired by seed" else len(seen["incumbent"]["values"])
+    error: float = sd * math.sqrt(1 / runs + 1 / against)
+    return error
 
 
 def cell(value: float | None, form: str) -> str:

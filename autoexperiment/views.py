@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from autoexperiment import daily_log, plots, report, results
+from autoexperiment import daily_log, handover, plots, report, results
 from autoexperiment.errors import LabError
 from autoexperiment.files import load_json, write_atomic, write_json
 from autoexperiment.paths import RunPaths
@@ -26,6 +26,7 @@ def refresh(session: Session) -> None:
     _guarded("the daily log", _write_daily_log, session)
     _guarded("data/last_run.json", _write_last_run, session)
     _guarded(session.recipe.baseline_log, _write_baseline_log, session)
+    _guarded("the handover to hooks", handover.write, session)
 
 
 def write_all(session: Session) -> dict[str, Path]:

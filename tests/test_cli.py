@@ -59,7 +59,7 @@ def test_step_json_is_one_object(measured: Path) -> None:
         (("loop", "status", "nope"), 2, "Sessions: mar5"),
         (("loop", "stop"), 1, "Nothing is running"),
         (("loop", "run", "mar5"), 2, "--hours 8"),
-        (("loop", "run", "mar5", "--hours", "1", "--agent", "x"), 2, "Known: search"),
+        (("loop", "run", "mar5", "--hours", "1", "--agent", "x"), 2, "command:'…', search"),
         (("loop", "run", "../x", "--hours", "1"), 2, "For example: mar5"),
         (("loop", "start", "new", "--budget", "soon"), 2, "--budget 300s"),
         (("loop", "start", "new", "--policy", "gredy"), 2, "Did you mean"),

@@ -190,3 +190,21 @@ def test_writing_the_same_ideas_again_changes_nothing(
     daily_log.set_next_to_try(notes, ideas)
 
     assert notes.read_bytes() == first
+
+
+def test_next_to_try_reads_back_the_items_under_its_heading(tmp_path: Path) -> None:
+    path = tmp_path / "EXPERIMENT.md"
+    path.write_text(
+        "# E\n\n- no idea\n\n## Next to try\n- wider MLP\n* drop the bias\n2. warm-down\nprose\n"
+        "- <one idea a line>\n\n### deeper\n- below\n\n## Other\n- not mine\n"
+    )
+
+    assert daily_log.next_to_try(path) == ["wider MLP", "drop the bias", "warm-down", "below"]
+
+
+def test_next_to_try_without_file_or_heading_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "EXPERIMENT.md"
+
+    assert daily_log.next_to_try(path) == []
+    path.write_text("# E\n- idea\n")
+    assert daily_log.next_to_try(path) == []

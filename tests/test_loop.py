@@ -279,10 +279,10 @@ class Scripted:
     def __init__(self, edits: list[dict[str, object]]) -> None:
         self.edits = list(edits)
 
-    def propose(self, running: Session) -> loop.Proposal | None:
+    def propose(self, going: night.Night) -> loop.Proposal | str:
         if not self.edits:
-            return None
-        root = running.project.root
+            return "no ideas are left"
+        root = going.session.project.root
         changes = self.edits.pop(0)
         standin.edit(root, **changes)
         return loop.Proposal({"train.py": (root / "train.py").read_bytes()}, str(changes))
@@ -322,7 +322,7 @@ def test_drive_saves_an_edit_that_it_finds(project: Path) -> None:
         standin.edit(project, VALUE=0.5)
         night.drive(running, Scripted([]), Limit(experiments=5))
 
-        assert [n["what"] for n in running.ledger.notes] == ["branch entered", "stray edit saved"]
+        assert [n["what"] for n in running.ledger.notes] == ["branch entered", "power", "stray edit saved"]
         assert (project / "train.py").read_text() == standin.TRAIN
 
 

@@ -152,7 +152,8 @@ def test_night_ends_when_a_stop_is_asked_for(project: Path) -> None:
     class Asks:
         name = "asks"
 
-        def propose(self, running: Session) -> loop.Proposal:
+        def propose(self, going: night.Night) -> loop.Proposal:
+            running = going.session
             running.paths.stop_request.write_text("stop\n")
             standin.edit(running.project.root, VALUE=1.5)
             return loop.Proposal({"train.py": (running.project.root / "train.py").read_bytes()}, "one")

@@ -828,7 +828,8 @@ class Lowering:
     def __init__(self, stride: float = -0.1) -> None:
         self.stride = stride
 
-    def propose(self, running: Session) -> loop.Proposal:
+    def propose(self, going: night.Night) -> loop.Proposal:
+        running = going.session
         number = len(running.ledger.experiments)
         files = running.files_of(running.head)
         text = contracts.TRAIN.replace("VALUE = 2.0", f"VALUE = {2.0 + self.stride * number:.2f}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from autoexperiment.agents import agent_named, constants
 from autoexperiment.agents.constants import Range, parse_range
 from autoexperiment.agents.search import SearchAgent, draw_anywhere, draw_near
 from autoexperiment.errors import UsageError
+from autoexperiment.measuring import Quiet
 from autoexperiment.night import Limit
 
 SOURCE = '''\
@@ -132,8 +134,9 @@ def test_proposal_depends_on_the_history_alone(project: Path) -> None:
     agent = SearchAgent()
     with session.start(project, "mar5", standin.PLAN) as running:
         loop.measure_baseline(running)
-        first = agent.propose(running)
-        second = SearchAgent().propose(running)
+        going = night.Night(running, Limit(), Quiet(), time.monotonic, 0.0)
+        first = agent.propose(going)
+        second = SearchAgent().propose(going)
 
     assert first == second
 
@@ -150,5 +153,5 @@ def test_search_ends_when_nothing_is_left(project: Path) -> None:
 
 
 def test_unknown_agent_is_refused_with_the_list() -> None:
-    with pytest.raises(UsageError, match="Known: search"):
+    with pytest.raises(UsageError, match="Known: claude"):
         agent_named("serach")

@@ -9,13 +9,29 @@ from autoexperiment.errors import UsageError, unknown
 if TYPE_CHECKING:
     from autoexperiment.night import Agent
 
-NAMES = ("search",)
+SEARCH = "search"
+COMMAND = "command:"
+CLIENTS = ("claude", "codex", "opencode", "pi", "gemini")
 
 
-def agent_named(name: str) -> Agent:
-    """The agent of this name. Raises: UsageError: there is none."""
-    if name not in NAMES:
-        raise UsageError(unknown("agent", name, NAMES))
-    from autoexperiment.agents.search import SearchAgent
+def agent_named(name: str, *, model: str | None = None, idle_s: float = 900.0, wall_s: float = 3600.0) -> Agent:
+    """The agent of this name.
 
-    return SearchAgent()
+    Args:
+        name: "search", one of CLIENTS, or "command:" and the words of a program.
+        model: for the client; its own default when None.
+        idle_s: how long a headless agent may be silent.
+        wall_s: how long it may take in all.
+    Raises: UsageError: there is none of this name. Refused: its program is not installed.
+    """
+    if name == SEARCH:
+        from autoexperiment.agents.search import SearchAgent
+
+        return SearchAgent()
+    if name not in CLIENTS and not name.startswith(COMMAND):
+        raise UsageError(unknown("agent", name, (*CLIENTS, f"{COMMAND}'…'", SEARCH)))
+    from autoexperiment.agents.clients import client_named
+    from autoexperiment.agents.coder import Coder
+    from autoexperiment.agents.visit import VisitLimits
+
+    return Coder(client_named(name, model=model), VisitLimits(idle_s=idle_s, wall_s=wall_s))

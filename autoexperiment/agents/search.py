@@ -17,7 +17,7 @@ from autoexperiment.agents import constants
 from autoexperiment.agents.constants import Constant, Range
 from autoexperiment.errors import Refused
 from autoexperiment.loop import Proposal
-from autoexperiment.session import Session
+from autoexperiment.night import Night
 
 EXPLORE = 4  # turns that draw from a constant's whole range, before the local ones
 STEP = 0.15  # standard deviation of a local step, as a share of the range
@@ -77,8 +77,9 @@ class SearchAgent:
 
     name = "search"
 
-    def propose(self, session: Session) -> Proposal | None:
-        """The next single-constant change, or None when no untried one is found."""
+    def propose(self, night: Night) -> Proposal | str:
+        """The next single-constant change, or that no untried one is found."""
+        session = night.session
         files = session.files_of(session.head)
         name, source, found = searchable(files, session.start_record["machine"]["device"])
         if not found:
@@ -93,4 +94,4 @@ class SearchAgent:
             if find_twin(session, candidate) is None:
                 old, new = constants.write_value(constant.value), constants.write_value(value)
                 return Proposal(candidate, f"{constant.name} {old} -> {new}")
-        return None
+        return "no ideas are left"

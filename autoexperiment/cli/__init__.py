@@ -74,4 +74,10 @@ def main() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        where = f" ({error.filename})" if error.filename else ""
+        click.echo(f"mlx: {error.strerror or error}{where}. Nothing that was recorded is lost.", err=True)
+        return 1
     return code if isinstance(code, int) else 0

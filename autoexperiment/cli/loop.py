@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autoexperiment.cli import show
 from autoexperiment.errors import Refused, UsageError
 from autoexperiment.files import dump_json
 from autoexperiment.paths import find_root
@@ -94,6 +95,9 @@ def command() -> None:
     """
 
 
+command.add_command(show.command)
+
+
 @command.command()
 @click.argument("tag")
 @plan_options
@@ -106,9 +110,11 @@ def start(
     The baseline is measured by the first 'mlx loop step' or 'mlx loop run'.
     """
     from autoexperiment import session as sessions
+    from autoexperiment import views
 
     plan = _plan(protocol, dataset, budget, policy)
     with sessions.start(_root(), tag, plan) as session:
+        views.refresh(session)
         record = session.start_record
     if as_json:
         click.echo(dump_json(record))
@@ -206,23 +212,53 @@ def _print_last(tag: str, as_json: bool) -> None:
 
 @command.command()
 @click.argument("tag")
-@click.option("--agent", default="search", show_default=True, help="Who has the ideas: search.")
+@click.option(
+    "--agent",
+    default="search",
+    show_default=True,
+    help="Who has the ideas: claude, codex, opencode, pi, gemini, command:'…' or search, which needs no model.",
+)
+@click.option("--model", help="The agent's model. Default: the client's own.")
 @click.option(
     "--experiments", type=click.IntRange(min=1), help="Stop when the session has this many judged experiments."
 )
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Stop after so many hours.")
+@click.option(
+    "--max-cost", type=click.FloatRange(min=0, min_open=True), help="Stop when the agents cost so many US dollars."
+)
+@click.option(
+    "--idle-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=15,
+    show_default=True,
+    help="End an agent that is silent for so long.",
+)
+@click.option(
+    "--agent-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60,
+    show_default=True,
+    help="End an agent that takes so long.",
+)
 @plan_options
 def run(
     tag: str,
     agent: str,
+    model: str | None,
     experiments: int | None,
     hours: float | None,
+    max_cost: float | None,
+    idle_minutes: float,
+    agent_minutes: float,
     protocol: str | None,
     dataset: str | None,
     budget: str | None,
     policy: str | None,
 ) -> None:
     """Run experiments until a limit: starts session TAG, or goes on where it was left.
+
+    With a headless agent, every experiment gets a fresh one, whose prompt is made from the ledger; it works on a
+    copy, and has no part in the measuring. A usage limit is waited out. The machine is kept awake meanwhile.
 
     Protocol, budget, dataset and policy count only when the session is created.
     """
@@ -231,7 +267,8 @@ def run(
     from autoexperiment.agents import agent_named
     from autoexperiment.cli import tables
 
-    chosen, limit = agent_named(agent), night.Limit(experiments, hours)
+    chosen = agent_named(agent, model=model, idle_s=60 * idle_minutes, wall_s=60 * agent_minutes)
+    limit = night.Limit(experiments, hours, max_cost)
     is_new = not sessions.exists(_root(), tag)
     plan = _plan(protocol, dataset, budget, policy) if is_new else None
     if plan is not None:
@@ -267,15 +304,17 @@ def status(tag: str | None, as_json: bool) -> None:
 
 @command.command()
 @tag_argument
+@click.option("--last", type=click.IntRange(min=1), help="Only the last so many experiments.")
 @json_option
-def log(tag: str | None, as_json: bool) -> None:
+def log(tag: str | None, last: int | None, as_json: bool) -> None:
     """List a session's experiments with their numbers and trust levels."""
     from dataclasses import asdict
 
     from autoexperiment.cli import tables
 
     summary, _ = tables.load(_root(), _tag(tag))
-    click.echo(dump_json([asdict(line) for line in summary.lines]) if as_json else tables.table(summary))
+    lines = summary.lines[-last:] if last else summary.lines
+    click.echo(dump_json([asdict(line) for line in lines]) if as_json else tables.table(summary, lines))
 
 
 @command.command()
@@ -312,12 +351,13 @@ def stop(tag: str | None, at_once: bool, as_json: bool) -> None:
 @click.option("--breaker", is_flag=True, help="Close the circuit breaker instead.")
 def reset(tag: str | None, save: bool, breaker: bool) -> None:
     """Put the incumbent's files back into the working tree, refusing to lose an edit."""
-    from autoexperiment import loop
+    from autoexperiment import loop, views
     from autoexperiment import session as sessions
 
     with sessions.open_session(_root(), _tag(tag)) as session:
         if breaker:
             loop.close_breaker(session)
+            views.refresh(session)
             click.echo("The circuit breaker is closed.")
             return
         ref = loop.reset(session, save=save)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 
 from autoexperiment import breaker
 from autoexperiment.files import lock_holder
-from autoexperiment.ledger import LedgerView, read_ledger
+from autoexperiment.ledger import VISIT, LedgerView, read_ledger
 from autoexperiment.paths import ProjectPaths
 from autoexperiment.report import headline
 from autoexperiment.session import breaker_state, require
@@ -37,8 +38,8 @@ def step_fault(root: Path, tag: str) -> str:
     return plain(faults[-1].removeprefix("mlx: ")) if faults else ""
 
 
-def table(summary: Summary) -> str:
-    """All experiments, one line each."""
+def table(summary: Summary, lines: Sequence[Line]) -> str:
+    """Some of a session's experiments, one line each."""
     from tabulate import tabulate
 
     rows = [
@@ -46,10 +47,10 @@ def table(summary: Summary) -> str:
             line.number, line.commit, cell(line.value, ".6f"), cell(line.gain, "+.6f"), noise_word(line),
             cell(line.tok_sec, ",.0f"), cell(line.memory_gb, ".2f"), line.runs, line.status, plain(line.description),
         )
-        for line in summary.lines
+        for line in lines
     ]  # fmt: skip
     heads = ("#", "commit", summary.metric, "gain", "noise", "tok/s", "GB", "runs", "status", "what was tried")
-    levels = sorted({str(line.trust) for line in summary.lines if line.trust})
+    levels = sorted({str(line.trust) for line in lines if line.trust})
     foot = f"\n{summary.metric} is {' or '.join(levels)}; tok/s is self_reported." if levels else ""
     return tabulate(rows, headers=heads, disable_numparse=True) + foot
 
@@ -57,7 +58,7 @@ def table(summary: Summary) -> str:
 def night(root: Path, tag: str) -> str:
     """What a night ends with: the table, then the sentence that sums it up."""
     summary, _ = load(root, tag)
-    return f"{table(summary)}\n\n{headline(summary)}"
+    return f"{table(summary, summary.lines)}\n\n{headline(summary)}"
 
 
 def one(line: Line, metric: str) -> str:
@@ -102,9 +103,33 @@ def status(root: Path, tag: str) -> dict[str, Any]:
         "incumbent": number(summary.incumbent),
         "gain": summary.gain,
         "noise_sd": summary.noise,
+        "agent": _agent(ledger),
         "breaker": {"open": state.open, "streak": state.streak, "reason": state.reason},
         "ledger": str(project.session(tag).ledger),
     }
+
+
+def _agent(ledger: LedgerView) -> dict[str, Any] | None:
+    """What the headless agents did so far, or None when there was none."""
+    visits = [note for note in ledger.notes if note["what"] == VISIT]
+    if not visits:
+        return None
+    last = visits[-1]
+    costs = [note["cost_usd"] for note in visits if note.get("cost_usd") is not None]
+    return {
+        "name": last["agent"],
+        "visits": len(visits),
+        "cost_usd": sum(costs) if costs else None,
+        "last": {"result": last["result"], "reason": last["reason"], "time": last["time"]},
+    }
+
+
+def _agent_text(agent: dict[str, Any] | None) -> str:
+    if agent is None:
+        return "none yet"
+    price = "" if agent["cost_usd"] is None else f", ${agent['cost_usd']:.2f}"
+    last = ". ".join(filter(None, (agent["last"]["result"], plain(agent["last"]["reason"]))))
+    return f"{agent['name']}, {agent['visits']} visits{price}; the last: {last}"
 
 
 def _budget(text: str) -> str:
@@ -137,6 +162,7 @@ def status_text(state: dict[str, Any]) -> str:
         ("incumbent", _point(state["incumbent"])),
         ("gain", cell(state["gain"], "+.6f")),
         ("noise", "" if state["noise_sd"] is None else f"sd {state['noise_sd']:.6f} over the baseline's runs"),
+        ("agent", _agent_text(state["agent"])),
         ("breaker", f"open: {state['breaker']['reason']}" if state["breaker"]["open"] else "closed"),
         ("ledger", state["ledger"]),
     ]

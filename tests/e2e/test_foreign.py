@@ -74,9 +74,10 @@ class Script:
     def __init__(self, edits: Sequence[tuple[str, dict[str, tuple[str, str]]]]) -> None:
         self.edits = list(edits)
 
-    def propose(self, session: Session) -> loop.Proposal | None:
+    def propose(self, going: night.Night) -> loop.Proposal | str:
+        session = going.session
         if not self.edits:
-            return None
+            return "no ideas are left"
         description, changes = self.edits.pop(0)
         files = session.files_of(session.head)
         for name, (old, new) in changes.items():

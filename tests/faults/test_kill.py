@@ -37,7 +37,8 @@ root, tag, count = Path.cwd(), sys.argv[1], int(sys.argv[2])
 
 class Planned:
     name = "planned"
-    def propose(self, running):
+    def propose(self, going):
+        running = going.session
         n = night.judged(running)
         edits = [dict(VALUE=1.5), dict(VALUE=1.9), dict(MODE="crash"), dict(VALUE=1.2)]
         lines = running.files_of(running.head)["train.py"].decode().split("\\n")

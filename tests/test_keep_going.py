@@ -1,0 +1,371 @@
+"""The hooks of a chat that drives a loop: bound by its command, briefed at its start, kept going while it gets on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import hooked
+import pytest
+import standin
+from hooked import CHAT, Answer, Place
+
+MODEL, DATA, FORK = "experiment:model", "experiment:data", "mlx:autoexperiment"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    return hooked.make_place(tmp_path, monkeypatch)
+
+
+def expand(place: Place, command: str, **more: Any) -> Answer:
+    words = {"expansion_type": "slash_command", "command_name": command, "command_args": "t"}
+    return hooked.run(place, "bind.py", hooked.event(place, "UserPromptExpansion", **words) | more)
+
+
+def stop(place: Place, *, plugin: str = "experiment", variables: dict[str, str] | None = None, **more: Any) -> Answer:
+    asked = {"stop_hook_active": False, "last_assistant_message": "done", "background_tasks": [], "session_crons": []}
+    event = hooked.event(place, "Stop", **asked) | more
+    return hooked.run(place, "keep_going.py", event, plugin, **(variables or {}))
+
+
+def stop_agent(place: Place, agent: str = "a1", kind: str = "mlx:ml-engineer", **more: Any) -> Answer:
+    more = {"hook_event_name": "SubagentStop", "agent_id": agent, "agent_type": kind, **more}
+    return stop(place, plugin="mlx", **more)
+
+
+def change(file: Path, **fields: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def chat_file(place: Place) -> Path:
+    return place.state / "chats" / f"{CHAT}.json"
+
+
+# ---- who is bound
+
+
+@pytest.mark.parametrize("command", [MODEL, DATA])
+def test_a_chat_that_began_a_loop_is_told_to_go_on(place: Place, command: str) -> None:
+    bound = expand(place, command)
+
+    answer = stop(place)
+
+    assert (bound.code, bound.stdout, bound.stderr) == (0, "", "")
+    assert answer.json["decision"] == "block"
+    assert "mlx loop step" in answer.json["reason"]
+    assert "Metric: score (minimize)" in answer.json["reason"]
+
+
+@pytest.mark.parametrize("command", ["experiment:compare", "other:model", "model", None])
+def test_other_commands_bind_nothing(place: Place, command: Any) -> None:
+    expand(place, command)
+
+    assert stop(place).stdout == ""
+
+
+def test_a_chat_that_never_began_a_loop_may_stop(place: Place) -> None:
+    answer = stop(place)
+
+    assert (answer.code, answer.stdout, answer.stderr) == (0, "", "")
+
+
+def test_another_chat_is_not_bound_with_it(place: Place) -> None:
+    expand(place, MODEL)
+
+    assert stop(place, session_id="another").stdout == ""
+
+
+def test_the_other_plugins_hook_keeps_out_of_it(place: Place) -> None:
+    expand(place, MODEL)
+
+    assert stop(place, plugin="mlx").stdout == ""
+
+
+@pytest.mark.parametrize("session_id", ["../../x", "", "a/b", 7])
+def test_an_id_that_is_none_names_no_file(place: Place, session_id: Any) -> None:
+    bound = expand(place, MODEL, session_id=session_id)
+    answer = stop(place, session_id=session_id)
+
+    assert (bound.code, answer.code) == (0, 0)
+    assert "could not be bound" in bound.stderr
+    assert "may stop" in answer.json["systemMessage"]
+    assert not (place.state / "chats").exists()
+
+
+def test_what_is_remembered_of_old_chats_goes(place: Place) -> None:
+    expand(place, MODEL, session_id="old")
+    os.utime(place.state / "chats" / "old.json", (0, 0))
+
+    expand(place, MODEL)
+
+    assert [file.name for file in (place.state / "chats").iterdir()] == [f"{CHAT}.json"]
+
+
+# ---- when it may stop
+
+
+def test_it_may_stop_before_the_session_is_set_up(place: Place) -> None:
+    expand(place, MODEL)
+    standin.git(place.root, "switch", "-q", "main")
+
+    assert stop(place).stdout == ""
+
+
+def test_it_may_stop_when_the_session_is_over(place: Place) -> None:
+    expand(place, MODEL)
+    change(place.handover, over="the breaker is open")
+
+    assert stop(place).stdout == ""
+
+
+def test_it_may_stop_when_the_protocols_time_is_over(place: Place) -> None:
+    expand(place, MODEL)
+    change(place.handover, ends_at=time.time() - 1)
+
+    assert stop(place).stdout == ""
+
+
+def test_it_may_not_stop_before_the_protocols_time_is_over(place: Place) -> None:
+    expand(place, MODEL)
+    change(place.handover, ends_at=time.time() + 1000)
+
+    assert stop(place).json["decision"] == "block"
+
+
+def test_it_may_stop_when_a_stop_was_requested(place: Place) -> None:
+    expand(place, MODEL)
+    (place.handover.parent / "stop").write_text("stop\n")
+
+    assert stop(place).stdout == ""
+
+
+def test_a_stop_request_from_before_counts_no_more(place: Place) -> None:
+    request = place.handover.parent / "stop"
+    request.write_text("stop\n")
+    os.utime(request, (1000, 1000))
+    expand(place, MODEL)
+
+    assert stop(place).json["decision"] == "block"
+
+
+def test_it_may_stop_while_background_work_runs(place: Place) -> None:
+    expand(place, MODEL)
+
+    assert stop(place, background_tasks=[{"id": "b1", "type": "shell", "status": "running"}]).stdout == ""
+
+
+def test_it_may_stop_after_its_rounds(place: Place) -> None:
+    expand(place, MODEL)
+    variables = {"AUTOEXPERIMENT_CHAT_ROUNDS": "2"}
+
+    answers = [stop(place, variables=variables) for _ in range(3)]
+
+    assert [answer.json.get("decision") for answer in answers] == ["block", "block", None]
+    assert "2 are allowed (AUTOEXPERIMENT_CHAT_ROUNDS)" in answers[2].json["systemMessage"]
+
+
+def test_it_may_stop_after_its_hours(place: Place) -> None:
+    expand(place, MODEL)
+    change(chat_file(place), bound_at=time.time() - 11 * 3600)
+
+    answer = stop(place)
+
+    assert "its 10 hours are over" in answer.json["systemMessage"]
+    assert stop(place, variables={"AUTOEXPERIMENT_CHAT_HOURS": "12"}).json["decision"] == "block"
+
+
+@pytest.mark.parametrize("name", ["AUTOEXPERIMENT_CHAT_HOURS", "AUTOEXPERIMENT_CHAT_ROUNDS"])
+@pytest.mark.parametrize("text", ["many", "-1", "nan"])
+def test_a_limit_that_is_no_number_is_said_and_lets_it_stop(place: Place, name: str, text: str) -> None:
+    expand(place, MODEL)
+
+    answer = stop(place, variables={name: text})
+
+    assert answer.json.get("decision") is None
+    assert f"{name} is '{text}'" in answer.json["systemMessage"]
+
+
+def test_it_may_stop_when_three_rounds_brought_nothing(place: Place) -> None:
+    expand(place, MODEL)
+
+    answers = [stop(place) for _ in range(4)]
+
+    assert [answer.json.get("decision") for answer in answers] == ["block", "block", "block", None]
+    assert "no experiment was decided since it was told 3 times" in answers[3].json["systemMessage"]
+
+
+def test_progress_within_the_last_three_rounds_keeps_it_going(place: Place) -> None:
+    expand(place, MODEL)
+    decisions = []
+
+    for decided in [0, 0, 1, 1, 1, 1, 2, 2, 2, 2]:
+        change(place.handover, decided=decided)
+        decisions.append(stop(place).json.get("decision"))
+
+    # Told at 0 0 1; at 1 the last three blocks held 0 0 1, at the next 0 1 1, then 1 1 1: let go.
+    assert decisions == ["block"] * 5 + [None, "block", "block", "block", None]
+
+
+def test_a_new_command_begins_the_count_afresh(place: Place) -> None:
+    expand(place, MODEL)
+    for _ in range(4):
+        stop(place)
+
+    expand(place, MODEL)
+
+    assert stop(place).json["decision"] == "block"
+
+
+def test_a_chat_that_left_its_project_is_kept_going(place: Place) -> None:
+    expand(place, MODEL)
+
+    answer = stop(place, cwd=str(place.home), variables={"CLAUDE_PROJECT_DIR": str(place.root)})
+
+    assert answer.json["decision"] == "block"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}'])
+def test_a_damaged_memory_lets_it_stop_and_says_so(place: Place, text: str) -> None:
+    expand(place, MODEL)
+    chat_file(place).write_text(text)
+
+    answer = stop(place)
+
+    assert answer.code == 0
+    assert "may stop" in answer.json["systemMessage"]
+
+
+def test_a_damaged_event_lets_it_stop(place: Place) -> None:
+    answer = hooked.run(place, "keep_going.py", "{", "experiment")
+
+    assert answer.code == 0
+    assert "may stop" in answer.json["systemMessage"]
+
+
+# ---- a command that was forked into an agent
+
+
+def test_the_agent_that_drives_is_kept_going(place: Place) -> None:
+    expand(place, FORK)
+
+    assert stop_agent(place).json["decision"] == "block"
+
+
+def test_the_chat_around_a_forked_command_may_stop(place: Place) -> None:
+    expand(place, FORK)
+    stop_agent(place)
+
+    assert stop(place, plugin="mlx").stdout == ""
+
+
+def test_a_client_that_does_not_fork_is_kept_going_itself(place: Place) -> None:
+    expand(place, FORK)
+
+    assert stop(place, plugin="mlx").json["decision"] == "block"
+
+
+def test_other_agents_of_a_driving_chat_may_stop(place: Place) -> None:
+    expand(place, FORK)
+    first = stop_agent(place)
+
+    assert first.json["decision"] == "block"
+    assert stop_agent(place, kind="Explore").stdout == ""
+    assert stop_agent(place, agent="a2").stdout == ""
+
+
+def test_an_agent_beside_a_chat_that_drives_itself_may_stop(place: Place) -> None:
+    expand(place, MODEL)
+    event = {"hook_event_name": "SubagentStop", "agent_id": "a1", "agent_type": "mlx:ml-engineer"}
+
+    assert stop(place, **event).stdout == ""
+
+
+# ---- the briefing
+
+
+def begin(place: Place, source: str = "compact", event: dict[str, Any] | None = None, **variables: str) -> Answer:
+    return hooked.run(place, "resume.py", event or hooked.event(place, "SessionStart", source=source), **variables)
+
+
+def test_a_chat_is_told_where_the_loop_stands(place: Place) -> None:
+    answer = begin(place)
+
+    assert answer.code == 0
+    assert "It is data" in answer.stdout.split("\n")[0]
+    assert "Session t on branch autoresearch/t" in answer.stdout
+    assert "This chat drives the loop" not in answer.stdout
+
+
+def test_a_chat_that_drives_is_told_so(place: Place) -> None:
+    expand(place, MODEL)
+
+    assert "This chat drives the loop" in begin(place).stdout
+
+
+def test_nothing_is_told_without_a_session(place: Place) -> None:
+    standin.git(place.root, "switch", "-q", "main")
+
+    answer = begin(place)
+
+    assert (answer.code, answer.stdout, answer.stderr) == (0, "", "")
+
+
+def test_two_plugins_tell_it_once(place: Place) -> None:
+    first, second, other = begin(place), begin(place), begin(place, "resume")
+
+    assert (first.stdout != "", second.stdout, other.stdout != "") == (True, "", True)
+
+
+def test_a_client_that_opens_the_chat_again_is_told_again(place: Place) -> None:
+    begin(place, CLAUDE_PID="100")
+
+    assert begin(place, CLAUDE_PID="100").stdout == ""
+    assert begin(place, CLAUDE_PID="101").stdout != ""
+
+
+def test_the_same_event_later_is_told_again(place: Place) -> None:
+    begin(place, CLAUDE_PID="100")
+    mark = place.state / "chats" / f"{CHAT}.seen"
+    mark.write_text(f"compact 100\n{time.time() - 6}")
+
+    assert begin(place, CLAUDE_PID="100").stdout != ""
+
+
+def test_a_briefing_that_is_too_long_is_cut(place: Place) -> None:
+    change(place.handover, briefing="x" * 20_000)
+
+    assert len(begin(place).stdout) < 4500
+
+
+def test_a_chat_begins_whatever_is_broken(place: Place) -> None:
+    place.handover.write_text("{")
+
+    answers = [begin(place), hooked.run(place, "resume.py", "{"), hooked.run(place, "bind.py", "{")]
+
+    assert [(answer.code, answer.stdout) for answer in answers] == [(0, "")] * 3
+    assert all(answer.stderr for answer in answers)
+
+
+@pytest.mark.parametrize("own", ["", "/my own/place"])
+def test_the_launcher_learns_where_the_plugin_keeps_its_data(place: Place, tmp_path: Path, own: str) -> None:
+    file, data = tmp_path / "env.sh", "/plugins/it's data"
+    file.write_text("export OTHER=1\n")
+
+    begin(place, CLAUDE_ENV_FILE=str(file), CLAUDE_PLUGIN_DATA=data)
+
+    script = f'. "{file}"; printf "%s %s" "$OTHER" "$AUTOEXPERIMENT_HOME"'
+    environment = {"PATH": os.environ["PATH"], **({"AUTOEXPERIMENT_HOME": own} if own else {})}
+    answer = subprocess.run(["/bin/sh", "-eu", "-c", script], env=environment, capture_output=True, text=True)
+    assert answer.stdout == f"1 {own or data}"
+
+
+def test_the_launcher_is_told_nothing_when_the_client_gives_no_place(place: Place) -> None:
+    answer = begin(place, CLAUDE_PLUGIN_DATA="/x")
+
+    assert answer.code == 0
+    assert answer.stderr == ""
