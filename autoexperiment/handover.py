@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from autoexperiment import admission, holdout, paths
+from autoexperiment import admission, holdout, paths, untrusted
 from autoexperiment.failure import clean
 from autoexperiment.files import write_json
 from autoexperiment.limits import protocol_limit
 from autoexperiment.recipe import Recipe
 from autoexperiment.session import Session, breaker_state
 from autoexperiment.summary import Line, Summary, cell, noise_word, summarise
-from autoexperiment.surface import _OWN, Surface
+from autoexperiment.surface import OWN, Surface
 
 VERSION = 1
 BRIEFING_LIMIT = 4000  # what a model is told again after each compaction
@@ -59,7 +59,7 @@ def surface_of(recipe: Recipe) -> dict[str, Any]:
         "hold_out": list(recipe.hold_out),
         "prefix": recipe.prefix,
         "views": list(Surface(recipe).views),
-        "own": list(_OWN),
+        "own": list(OWN),
     }
 
 
@@ -125,7 +125,7 @@ def _incumbent(summary: Summary) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f'"{clean(text, _TEXT_LIMIT)}"'
+    return f'"{untrusted.cell(text, _TEXT_LIMIT)}"'
 
 
 def _recent(summary: Summary) -> list[str]:

@@ -24,9 +24,11 @@ POLL_S = 1.0
 
 
 class Agent(Protocol):
-    """Whoever has the ideas. `name` is recorded as the experiment's source."""
+    """Whoever has the ideas."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What is recorded as the experiment's source."""
 
     def propose(self, night: Night) -> Proposal | str:
         """The next candidate, or why there is none any more.

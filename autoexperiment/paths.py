@@ -203,6 +203,11 @@ class SessionPaths:
         return self.state / "desk"
 
     @property
+    def preflight(self) -> Path:
+        """Scratch folder of a pre-flight; see preflight.py."""
+        return self.state / "preflight"
+
+    @property
     def visit_log(self) -> Path:
         """Output of the last headless agent."""
         return self.state / "visit.log"

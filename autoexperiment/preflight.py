@@ -35,7 +35,6 @@ from autoexperiment.trained import TrialPlan, write_tree
 from autoexperiment.trial import run_trial
 from autoexperiment.vocabulary import Outcome
 
-FOLDER = "preflight"  # in the session's state
 TIMEOUT_S = 120.0  # of the first step and of the scoring, each
 LEAST = {"seconds": 0.5, "tokens": 1.0, "steps": 1.0}  # amounts of training that at most a few steps fit into
 # "The first step failed" is how a message begins.
@@ -156,7 +155,7 @@ def _check_disk(folder: Path) -> None:
 @contextlib.contextmanager
 def _scratch(session: Session) -> Iterator[Path]:
     """A new folder in the session's state. What a kill, or a run that locks its folders, leaves there never matters."""
-    top = session.paths.state / FOLDER
+    top = session.paths.preflight
     top.mkdir(parents=True, exist_ok=True)
     try:
         yield Path(tempfile.mkdtemp(dir=top))
@@ -170,7 +169,7 @@ def _plan(session: Session, files: Mapping[str, bytes], timeout_s: float) -> Tri
     The budget is of the session's own kind: an edit need not understand another one.
     """
     surface, budget = session.surface.is_mutable, session.budget
-    commit = session.repository.take(files, base=session.head, surface=surface, message=FOLDER, when=now()).commit
+    commit = session.repository.take(files, base=session.head, surface=surface, message="pre-flight", when=now()).commit
     return TrialPlan(
         recipe=_cut_short(session.recipe, timeout_s),
         budget=Budget(budget.kind, min(LEAST[budget.kind], budget.amount)),

@@ -10,7 +10,7 @@ from autoexperiment.paths import LOOP_EXPERIMENT
 from autoexperiment.recipe import Recipe
 
 # What the loop writes into the tree; a project that does not ignore it must not lose it as part of a candidate.
-_OWN = (f"outputs/{LOOP_EXPERIMENT}", "internal/log/log_", "data/last_run.json")
+OWN = (f"outputs/{LOOP_EXPERIMENT}", "internal/log/log_", "data/last_run.json")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Surface:
             and not self.is_immutable(path)
             and not self.is_held_out(path)
             and path not in self.views
-            and not path.startswith(_OWN)
+            and not path.startswith(OWN)
         )
 
     @property

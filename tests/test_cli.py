@@ -57,7 +57,6 @@ def test_step_json_is_one_object(measured: Path) -> None:
         (("loop", "step", "-m", "same"), 1, "nothing to measure"),
         (("loop", "step", "-m", ""), 1, "1 to 500"),
         (("loop", "status", "nope"), 2, "Sessions: mar5"),
-        (("loop", "stop"), 1, "Nothing is running"),
         (("loop", "run", "mar5"), 2, "--hours 8"),
         (("loop", "run", "mar5", "--hours", "1", "--agent", "x"), 2, "command:'…', search"),
         (("loop", "run", "../x", "--hours", "1"), 2, "For example: mar5"),
@@ -205,3 +204,10 @@ def test_closed_pipe_is_no_error(measured: Path) -> None:
     answer = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, env=os.environ)
 
     assert b"Traceback" not in answer.stderr
+
+
+def test_stop_with_nothing_running_still_tells_a_chat(measured: Path) -> None:
+    said = mlx("loop", "stop")
+
+    assert "Nothing of mar5 is running now" in said
+    assert ProjectPaths(measured).session("mar5").stop_request.exists()

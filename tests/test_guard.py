@@ -386,7 +386,7 @@ ATTACKS = [
     ("gzip notes.md", FIXED),
     ("vim notes.md", FIXED),
     ("perl -pi -e s/a/b/ notes.md", FIXED),
-    ("perl -i -pe s/a/b/ *", UNTOLD),
+    ("perl -i -pe s/a/b/ *", FIXED),
     ("perl -e 'unlink \"notes.md\"'", "notes.md"),
     ("python3 -c \"open('notes.md','w')\"", "notes.md"),
     ("python3 -Ic \"import shutil; shutil.rmtree('harness')\"", "harness"),
@@ -791,25 +791,26 @@ def test_its_patience_ends_before_the_clients() -> None:
     assert hooks["PreToolUse"][0]["hooks"][0]["timeout"] > patience
 
 
-HOSTILE = [
-    "$(" * 3000 + ")" * 3000,
-    "echo " + "$((" * 2000,
-    "bash -c " + "'" * 20_001,
-    "foo sudo " * 200 + "git push",
-    "echo " + "{," * 50_000,
-    "cat <<E\n" + "x\n" * 50_000 + "F\n",
-    "sed -n '" + "/w" * 20_000 + "' notes.md > notes.md",
-    "(" * 5000 + "git push",
-    "echo " + "`" * 9999,
+EXHAUSTING = [
+    ("$(" * 3000 + ")" * 3000, "deny"),
+    ("echo " + "$((" * 2000, "deny"),
+    ("bash -c " + "'" * 20_001, "deny"),
+    ("foo sudo " * 200 + "git push", "deny"),
+    ("foo sudo " * 40 + "ls", ""),
+    ("echo " + "{," * 50_000, ""),
+    ("cat <<E\n" + "x\n" * 50_000 + "F\n", "deny"),
+    ("sed -n '" + "/w" * 20_000 + "' notes.md > notes.md", "deny"),
+    ("(" * 5000 + "git push", "deny"),
+    ("echo " + "`" * 9999, "deny"),
 ]
 
 
-@pytest.mark.parametrize("command", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_command_made_to_exhaust_the_guard_is_denied_or_harmless(place: Place, command: str) -> None:
+@pytest.mark.parametrize(("command", "decision"), EXHAUSTING, ids=range(len(EXHAUSTING)))
+def test_a_command_made_to_exhaust_the_guard_is_judged(place: Place, command: str, decision: str) -> None:
     answer = call(place, "Bash", command=command)
 
-    assert answer.code == 0
-    assert answer.decision == "deny" or command.startswith("echo {,")
+    assert (answer.code, answer.decision) == (0, decision)
+    assert "takes longer" not in answer.reason
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is always full")

@@ -240,6 +240,16 @@ def test_a_damaged_memory_lets_it_stop_and_says_so(place: Place, text: str) -> N
     assert "may stop" in answer.json["systemMessage"]
 
 
+@pytest.mark.parametrize("fields", [{"version": 2}, {"command": "other:model"}])
+def test_a_memory_of_another_version_lets_it_stop(place: Place, fields: dict[str, Any]) -> None:
+    expand(place, MODEL)
+    change(chat_file(place), **fields)
+
+    answer = stop(place)
+
+    assert "is of another version" in answer.json["systemMessage"]
+
+
 def test_a_damaged_event_lets_it_stop(place: Place) -> None:
     answer = hooked.run(place, "keep_going.py", "{", "experiment")
 

@@ -68,17 +68,21 @@ def main():
 # Stands in for uv: as fast as a test needs, waits while a file `wait` exists, fails with what `fail` holds.
 UV = """\
 #!{python} -I
-import pathlib, sys, time
+import os, pathlib, sys, time
 here = pathlib.Path(__file__).resolve().parent
 with open(here / "calls", "a") as log:
     log.write(" ".join(sys.argv[1:]) + "\\n")
+(here / "environment").write_text("\\n".join(os.environ))
 if sys.argv[1] == "venv":
     folder = pathlib.Path(sys.argv[-1])
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to({python!r})
 else:
-    while (here / "wait").exists():
+    end = time.monotonic() + 60
+    while (here / "wait").exists() and time.monotonic() < end:
         time.sleep(0.02)
+    with open(here / "calls", "a") as log:
+        log.write("the install ended\\n")
     if (here / "fail").exists():
         sys.exit((here / "fail").read_text())
     extras = sys.argv[-1].partition("[")[2].partition("]")[0]
@@ -314,6 +318,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, s
     """A machine with nothing but python3, after the first use; its folders have blanks in their names."""
     folder = tmp_path_factory.mktemp("built")
     machine = make_machine(folder, make_source(folder / "market place") / "experiment-plugin" / "bin" / "mlx")
+    for name in ("ensurepip.py", "venv.py", "pip.py"):
+        (machine.work / name).write_text("raise SystemExit('planted')\n")
     yield machine, machine.run("hello")
 
 
@@ -380,7 +386,7 @@ def test_uv_is_used_where_it_is(machine: Machine) -> None:
     calls = (uv / "calls").read_text().splitlines()
     extras = "gpt,sweep" if sys.platform == "darwin" else "cpu,gpt,sweep"
     assert answer.stdout == f"made with {extras} hello\n"
-    assert [call.split()[0] for call in calls] == ["venv", "pip"]
+    assert [call.split()[0] for call in calls] == ["venv", "pip", "the"]
     assert "--refresh-package autoexperiment" in calls[1]
     assert "constraints.txt" in calls[1]
     assert calls[1].endswith("/market%20place")
@@ -528,6 +534,7 @@ def test_stopped_set_up_takes_its_half_environment_with_it(machine: Machine) -> 
 
     assert process.returncode == 143
     assert machine.environments == []
+    assert "the install ended" not in (uv / "calls").read_text()
 
 
 def test_failure_shows_the_last_lines_bounded(machine: Machine) -> None:
@@ -542,6 +549,17 @@ def test_failure_shows_the_last_lines_bounded(machine: Machine) -> None:
     assert len(lines) <= 16
     assert max(map(len, lines)) <= 500
     assert machine.environments == []
+
+
+def test_installer_is_kept_from_writing_elsewhere_but_keeps_its_index(machine: Machine) -> None:
+    uv = machine.lend_uv()
+    strays = {"VIRTUAL_ENV": "/none", "PIP_TARGET": "/none", "PIP_USER": "1", "PYTHONNOUSERSITE": "1"}
+    machine.variables |= {**strays, "PIP_INDEX_URL": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+
+    machine.run("hello")
+
+    seen = set((uv / "environment").read_text().splitlines())
+    assert seen & set(machine.variables) == {"PIP_INDEX_URL", "HTTPS_PROXY"}
 
 
 def test_full_disk_is_named(machine: Machine) -> None:

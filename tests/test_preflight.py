@@ -212,6 +212,8 @@ def test_hang_while_scoring_is_cut_off_too(running: Session) -> None:
 
     assert (found.ok, found.stage) == (False, SCORING)
     assert found.reason == "The scoring of the first step was not over after 15 s, with the smallest budget there is."
+    assert found.failure is not None
+    assert found.failure.message == "Killed after 15 s, the hard timeout."
 
 
 def test_run_without_a_checkpoint_is_found(running: Session) -> None:
@@ -310,12 +312,12 @@ def test_full_disk_is_no_failed_edit(running: Session, monkeypatch: pytest.Monke
 
 
 def test_what_a_killed_look_left_is_removed(running: Session) -> None:
-    left = running.paths.state / preflight.FOLDER / "old" / "work"
+    left = running.paths.preflight / "old" / "work"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_text("x")
 
     assert preflight.check(running, edited(running)).ok
-    assert not (running.paths.state / preflight.FOLDER).exists()
+    assert not (running.paths.preflight).exists()
 
 
 # ---- other recipes

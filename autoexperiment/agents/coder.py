@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from autoexperiment import brief, daily_log, desk, preflight
+from autoexperiment import brief, daily_log, desk, fence, preflight
 from autoexperiment.admission import DESCRIPTION_LIMIT, find_twin, is_unchanged
 from autoexperiment.agents.patience import Patience, Result
 from autoexperiment.agents.visit import Client, Outcome, Visit, VisitLimits, pay
@@ -52,6 +52,7 @@ class Coder:
     client: Client
     limits: VisitLimits = field(default_factory=VisitLimits)
     _patience: Patience = field(default_factory=Patience)
+    _is_told: bool = False
 
     @property
     def name(self) -> str:
@@ -62,6 +63,7 @@ class Coder:
 
         Raises: Refused: the client is not logged in, or brought nothing several times in a row. Stopped.
         """
+        self._say_unfenced(night)
         trouble, broken = "", False
         while not (reason := night.over()):
             if not broken:
@@ -76,6 +78,12 @@ class Coder:
             if reason := self._pause(night, visit, harvest):
                 return reason
         return reason
+
+    def _say_unfenced(self, night: Night) -> None:
+        """Say once that nothing but its own client keeps the agent on its desk, where that is so."""
+        if not self._is_told and (fault := fence.fault()):
+            night.observer.say(f"The agent is not fenced, and can write wherever {self.name} lets it: {fault}")
+        self._is_told = True
 
     def _visit(self, night: Night, trouble: str, *, mend: bool) -> tuple[Visit, _Harvest]:
         session = night.session

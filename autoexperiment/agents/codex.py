@@ -1,4 +1,4 @@
-"""Codex as a headless agent: `codex exec --json`, in its own sandbox for the commands that it runs."""
+"""Codex as a headless agent: `codex exec --json`. Its agent has a shell, so the fence holds it, or its own sandbox."""
 
 from __future__ import annotations
 

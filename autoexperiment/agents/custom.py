@@ -3,7 +3,7 @@
 The words are split as a shell does, and no shell is started. `{prompt}` in a word becomes the prompt, `{prompt_file}`
 the path of a file with it; without either, that path is the last word. The program runs in the folder that it may
 edit. What it prints at the end is taken as its last words. Exit codes: 0 done, 75 a usage limit, 77 not logged in,
-anything else failed; a time in the last lines, such as "resets 3pm" or "retry after 90 s", says when a limit ends.
+anything else failed; a time in the last line, such as "resets 3pm" or "retry after 90 s", says when a limit ends.
 """
 
 from __future__ import annotations

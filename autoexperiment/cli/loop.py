@@ -109,12 +109,12 @@ def start(
 
     The baseline is measured by the first 'mlx loop step' or 'mlx loop run'.
     """
+    from autoexperiment import handover
     from autoexperiment import session as sessions
-    from autoexperiment import views
 
     plan = _plan(protocol, dataset, budget, policy)
     with sessions.start(_root(), tag, plan) as session:
-        views.refresh(session)
+        handover.write(session)  # not as a view: without it no hook guards the session
         record = session.start_record
     if as_json:
         click.echo(dump_json(record))
@@ -322,7 +322,7 @@ def log(tag: str | None, last: int | None, as_json: bool) -> None:
 @click.option("--now", "at_once", is_flag=True, help="Interrupt the run that is going on instead of waiting for it.")
 @json_option
 def stop(tag: str | None, at_once: bool, as_json: bool) -> None:
-    """Ask a running night to end after the current experiment."""
+    """Ask a running night, or a chat that works on the session, to end after the current experiment."""
     import signal
 
     from autoexperiment import session as sessions
@@ -332,17 +332,15 @@ def stop(tag: str | None, at_once: bool, as_json: bool) -> None:
     name = _tag(tag)
     paths = sessions.require(_root(), name)
     pid = lock_holder(ProjectPaths(_root()).lock)
-    if pid is None:
-        raise Refused(f"Nothing is running for {name}. See 'mlx loop status {name}'.")
     write_atomic(paths.stop_request, "stop\n")
-    if at_once:
+    if at_once and pid is not None:
         os.kill(pid, signal.SIGTERM)  # a night in the background of a shell ignores SIGINT
     how = "now" if at_once else "after the current experiment"
-    click.echo(
-        dump_json({"tag": name, "pid": pid, "at_once": at_once})
-        if as_json
-        else f"Session {name} (pid {pid}) ends {how}."
-    )
+    text = f"Session {name} (pid {pid}) ends {how}." if pid else (
+        f"Nothing of {name} is running now. A chat that works on it is not sent on any more; the next "
+        f"'mlx loop run {name}' starts all the same."
+    )  # fmt: skip
+    click.echo(dump_json({"tag": name, "pid": pid, "at_once": at_once}) if as_json else text)
 
 
 @command.command()
@@ -351,13 +349,13 @@ def stop(tag: str | None, at_once: bool, as_json: bool) -> None:
 @click.option("--breaker", is_flag=True, help="Close the circuit breaker instead.")
 def reset(tag: str | None, save: bool, breaker: bool) -> None:
     """Put the incumbent's files back into the working tree, refusing to lose an edit."""
-    from autoexperiment import loop, views
+    from autoexperiment import handover, loop
     from autoexperiment import session as sessions
 
     with sessions.open_session(_root(), _tag(tag)) as session:
         if breaker:
             loop.close_breaker(session)
-            views.refresh(session)
+            handover.write(session)
             click.echo("The circuit breaker is closed.")
             return
         ref = loop.reset(session, save=save)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 OLDEST, NEWEST = 11, 14  # of Python 3
 _KEEP_S = 7 * 86400.0  # a night may still run in an environment that was replaced
 _SHOWN_LINES, _SHOWN_CHARACTERS = 12, 200
+_PIP_OPTIONS = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
 _VERSION = re.compile(r"^__version__ = [\"']([^\"']+)", re.MULTILINE)
 _PROGRESS = re.compile(r"\s*(Downloading|Building|Installing|Resolved|Prepared|Installed)\b")
 _FULL = re.compile("no space left|os error 28|disk quota", re.IGNORECASE)
@@ -114,18 +115,8 @@ def install(folder: str, source: str, *, extras: str, lock: int) -> None:
         # without a refresh uv takes its cached build for as long as pyproject.toml stays the same
         pip = [uv, "pip", "install", "--python", python, "--refresh-package", "autoexperiment"]
     else:
-        execute([interpreter, "-I", "-m", "venv", folder], "create a virtual environment")
-        pip = [
-            python,
-            "-I",
-            "-m",
-            "pip",
-            "install",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--progress-bar",
-            "off",
-        ]
+        execute([interpreter, "-m", "venv", folder], "create a virtual environment")
+        pip = [python, "-m", "pip", "install", *_PIP_OPTIONS]
     execute([*pip, *wanted], "install autoexperiment and what it needs")
     execute([python, os.path.join(folder, "bin", "mlx"), "--version"], "start what was installed")
 
