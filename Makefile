@@ -7,7 +7,7 @@ BACKEND ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 comma := ,
 EXTRAS := $(if $(BACKEND),$(BACKEND)$(comma))gpt,sweep,dev
 
-.PHONY: setup clients demo test check lint types docs bench clean
+.PHONY: setup clients demo test check lint types docs plugins bench clean
 
 setup: $(VENV)/.ready
 
@@ -26,7 +26,7 @@ demo: setup  ## set everything up and run a small real night: 8 experiments, no 
 test: setup  ## all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-check: lint types docs
+check: lint types docs plugins
 
 lint: setup
 	$(BIN)/ruff check .
@@ -37,6 +37,10 @@ types: setup
 
 docs: setup  ## links, commands, layers, versions
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_layers.py
+
+plugins:  ## what the client's own validation of plugins misses; a bare python3 is enough
+	$(PYTHON) scripts/check_plugin.py --self-test
+	$(PYTHON) scripts/check_plugin.py
 
 bench: setup  ## every measured claim, side by side on this machine
 	$(BIN)/python benchmarks/blas.py

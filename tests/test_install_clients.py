@@ -67,7 +67,7 @@ def test_exact_versions_of_this_platform_are_installed_once(tmp_path: Path) -> N
     assert second.stdout.count("There already: ") == 2
 
 
-@pytest.mark.parametrize("content", ["", "#!/bin/sh\necho client 0.0.1\n", "#!/bin/sh\nexit 1\n"])
+@pytest.mark.parametrize("content", ["", "#!/bin/sh\necho client 0.0.1\n", "#!/bin/sh\necho client 2.1.329; exit 1\n"])
 def test_client_that_does_not_run_or_is_another_version_is_made_again(tmp_path: Path, content: str) -> None:
     npm = lend_npm(tmp_path / "npm")
     install(tmp_path / "clients", npm)

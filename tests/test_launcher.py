@@ -14,57 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from toy_package import PROGRAM, PYPROJECT, PYTHON, copy_plugin, make_source, write_program
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = ROOT / "experiment-plugin"
-PYTHON = Path(getattr(sys, "_base_executable", sys.executable))
 WEEK_S = 7 * 86400
-# A source that installs without an index: its build backend lies beside it and needs nothing.
-PYPROJECT = """\
-[build-system]
-requires = []
-build-backend = "backend"
-backend-path = ["."]
-
-[project]
-name = "autoexperiment"
-"""
-BACKEND = '''\
-import zipfile
-from pathlib import Path
-
-def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
-    files = {f"autoexperiment/{name}.py": Path("autoexperiment", name + ".py").read_text() for name in ("__init__", "cli")}
-    info = "autoexperiment-1.0.0.dist-info/"
-    files[info + "METADATA"] = """Metadata-Version: 2.1
-Name: autoexperiment
-Version: 1.0.0
-Provides-Extra: cpu
-Provides-Extra: gpt
-Provides-Extra: sweep
-Provides-Extra: far
-Requires-Dist: a-package-that-is-nowhere; extra == "far"
-"""
-    files[info + "WHEEL"] = "Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
-    files[info + "entry_points.txt"] = "[console_scripts]\\nmlx = autoexperiment.cli:main\\n"
-    files[info + "RECORD"] = "".join(f"{name},,\\n" for name in [*files, info + "RECORD"])
-    name = "autoexperiment-1.0.0-py3-none-any.whl"
-    with zipfile.ZipFile(Path(wheel_directory, name), "w") as wheel:
-        for path, text in files.items():
-            wheel.writestr(path, text)
-    return name
-'''
-CLI = """\
-import subprocess, sys
-from autoexperiment import __version__
-
-def main():
-    words = sys.argv[1:]
-    if words[:1] == ["nested"]:
-        return subprocess.run(["mlx", *words[1:]]).returncode
-    print("installed", __version__, *words)
-    return 7 if words[:1] == ["fail"] else 0
-"""
 # Stands in for uv: as fast as a test needs, waits while a file `wait` exists, fails with what `fail` holds.
 UV = """\
 #!{python} -I
@@ -89,41 +43,6 @@ else:
     program = pathlib.Path(sys.argv[sys.argv.index("--python") + 1]).with_name("mlx")
     program.write_text("import sys; print('made with', " + repr(extras) + ", *sys.argv[1:])")
 """
-PROGRAM = '''\
-#!{python}
-"""
-from autoexperiment.cli import main
-"""
-import os, sys
-print({name!r}, *sys.argv[1:], os.getcwd())
-sys.exit(5 if "fail" in sys.argv else 0)
-'''
-
-
-def write_program(path: Path, name: str, *, python: Path | str = PYTHON, text: str = PROGRAM) -> Path:
-    """Something that looks like pip's script of autoexperiment and prints its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.format(python=python, name=name))
-    path.chmod(0o755)
-    return path
-
-
-def make_source(folder: Path, *, version: str = "1.0.0") -> Path:
-    """A toy of the whole repository, its plugin's launcher included."""
-    (folder / "autoexperiment").mkdir(parents=True)
-    (folder / "pyproject.toml").write_text(PYPROJECT)
-    (folder / "backend.py").write_text(BACKEND)
-    (folder / "autoexperiment" / "__init__.py").write_text(f'__version__ = "{version}"\n')
-    (folder / "autoexperiment" / "cli.py").write_text(CLI)
-    copy_plugin(folder / "experiment-plugin")
-    shutil.copytree(ROOT / "bin", folder / "bin")
-    return folder
-
-
-def copy_plugin(folder: Path) -> Path:
-    for part in ("bin", "launcher"):
-        shutil.copytree(PLUGIN / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
 
 
 @dataclass

@@ -51,8 +51,15 @@ def _printer(session: Session) -> Any:
 
 def _say_unenforced(plan: Plan) -> None:
     """Name what the protocol asks for and nobody sees to."""
-    for path, reason in plan.unenforced:
-        click.echo(f"{path}: {reason}")
+    if paths := [path for path, _ in plan.unenforced]:
+        click.echo(f"Of the protocol nobody enforces: {', '.join(paths)}. Why: mlx protocol validate")
+
+
+def _say_written(views: dict[str, Path]) -> None:
+    """Where the views lie, as a person in this folder types it."""
+    for name, path in views.items():
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        click.echo(f"{name}: {shown}")
 
 
 def _require_end(limit: Limit, recipe: Recipe) -> None:
@@ -287,8 +294,7 @@ def run(
         finally:
             written = views.write_all(session)
     click.echo(tables.night(_root(), tag))
-    for name, path in written.items():
-        click.echo(f"{name}: {path}")
+    _say_written(written)
 
 
 @command.command()
@@ -371,5 +377,4 @@ def report(tag: str | None) -> None:
     from autoexperiment import views
 
     with sessions.open_session(_root(), _tag(tag)) as session:
-        for name, path in views.write_all(session).items():
-            click.echo(f"{name}: {path}")
+        _say_written(views.write_all(session))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
+import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -150,14 +152,38 @@ def test_answer_cut_in_half_is_asked_for_again(tmp_path: Path) -> None:
     assert len(track.requests) == 2
 
 
+def test_answers_that_are_always_cut_in_half_fail_the_run(tmp_path: Path) -> None:
+    with FakeAPI(Track(itertools.repeat(half(say("lost words"))))) as api:
+        run = client.claude(client.make_place(tmp_path, api.url), "go")
+
+    assert run.results[-1]["is_error"]
+
+
 @pytest.mark.parametrize("step", [hang(), stall(say("some words"))])
 def test_client_that_waits_for_ever_is_killed(tmp_path: Path, step: Step) -> None:
-    with FakeAPI(Track([step])) as api:
+    track = Track([bash("echo $PPID > pid"), step])
+
+    with FakeAPI(track) as api:
         place = client.make_place(tmp_path, api.url)
         with pytest.raises(subprocess.TimeoutExpired):
-            client.claude(place, "go", timeout_s=4.0)
+            client.claude(place, "go", "--allowedTools", "Bash", timeout_s=5.0)
 
-    assert len(api.requests) >= 1
+    assert len(track.requests) == 2
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((place.cwd / "pid").read_text()), 0)
+
+
+def test_request_without_tools_takes_no_step_of_a_script() -> None:
+    content = json.dumps({"model": "m", "messages": [{"role": "user", "content": "a title for MARK, please"}]})
+    track = Track([say("step")], marker="MARK")
+
+    with FakeAPI(track) as api:
+        connection = http.client.HTTPConnection(api.url.removeprefix("http://"))
+        connection.request("POST", "/v1/messages", content)
+        document = json.load(connection.getresponse())
+
+    assert document["content"] == [{"type": "text", "text": "ok"}]
+    assert (len(track.requests), len(api.others)) == (0, 1)
 
 
 def test_cost_follows_the_tokens(tmp_path: Path) -> None:
@@ -250,9 +276,10 @@ def test_missing_client_skips_unless_it_is_required(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("CLAUDE_BIN", str(tmp_path / "nothing"))
 
     monkeypatch.delenv("REQUIRE_CLIENTS", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="install_clients"):
+    with pytest.raises(BaseException, match="install_clients") as optional:
+        client.claude_binary()
+    monkeypatch.setenv("REQUIRE_CLIENTS", "1")
+    with pytest.raises(BaseException, match="install_clients") as required:
         client.claude_binary()
 
-    monkeypatch.setenv("REQUIRE_CLIENTS", "1")
-    with pytest.raises(pytest.fail.Exception, match="install_clients"):
-        client.claude_binary()
+    assert (optional.type, required.type) == (pytest.skip.Exception, pytest.fail.Exception)
