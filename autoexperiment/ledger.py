@@ -17,7 +17,8 @@ from autoexperiment.journal import Journal, Record
 from autoexperiment.vocabulary import Outcome, TrustLevel, Verdict
 
 VERSION = 1
-VISIT = "visit"  # the note that a headless agent's visit leaves
+# Notes of a night, which its report sums up: a headless agent's visit, another source of power, a sleep.
+VISIT, POWER, SLEPT = "visit", "power", "slept"
 
 _MAYBE = (str, type(None))
 

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from autoexperiment import awake, views
 from autoexperiment.admission import check_may_run, judged
 from autoexperiment.brief import Remaining
 from autoexperiment.errors import BudgetSpent, Refused
+from autoexperiment.ledger import POWER, SLEPT
 from autoexperiment.limits import protocol_limit, spent_usd
 from autoexperiment.loop import Proposal, Stopped, evaluate, measure_baseline, put_back, unmeasured_edit
 from autoexperiment.measuring import Observer, Quiet
@@ -141,12 +142,12 @@ def drive(
 
 
 def _experiment_after_experiment(night: Night, agent: Agent) -> str:
-    session, observer, source = night.session, night.observer, ""
+    session, observer, machine = night.session, night.observer, _Machine()
     while True:
         if reason := night.over():
             return reason
         check_may_run(session)
-        source = _note_power(night, source)
+        machine.look(night)
         if session.ledger.incumbent is None:
             first = measure_baseline(session, observer=observer)
             if first.verdict is not Verdict.KEEP:
@@ -160,17 +161,28 @@ def _experiment_after_experiment(night: Night, agent: Agent) -> str:
         evaluate(session, proposal, source=agent.name, observer=observer)
 
 
-def _note_power(night: Night, before: str) -> str:
-    """Record where the power comes from, at the start and when that changes; returns it."""
-    power = awake.power()
-    if power.source != before:
-        night.session.ledger.append("note", what="power", source=power.source, percent=power.percent)
-        if power.source == "battery":
-            left = "" if power.percent is None else f" ({power.percent} %)"
-            night.observer.say(f"Running on battery{left}: a machine that saves power trains fewer steps.")
-        elif before:
-            night.observer.say(f"The power comes from {power.source} now.")
-    return power.source
+@dataclass
+class _Machine:
+    """What the machine does beside us: where its power comes from, and whether it slept."""
+
+    source: str = ""
+    sleep: awake.Sleep = field(default_factory=lambda: awake.Sleep())
+
+    def look(self, night: Night) -> None:
+        """Record a new power source and a sleep; both explain a night that was slower than it should be."""
+        power = awake.power()
+        if power.source != self.source:
+            night.session.ledger.append("note", what=POWER, source=power.source, percent=power.percent)
+            if power.source == "battery":
+                left = "" if power.percent is None else f" ({power.percent} %)"
+                night.observer.say(f"Running on battery{left}: a machine that saves power trains fewer steps.")
+            elif self.source:
+                night.observer.say(f"The power comes from {power.source} now.")
+            self.source = power.source
+        if slept_s := self.sleep.seconds:
+            night.session.ledger.append("note", what=SLEPT, seconds=round(slept_s))
+            night.observer.say(f"The machine slept for {slept_s:.0f} s.")
+            self.sleep = awake.Sleep()
 
 
 def _set_aside_edits(session: Session) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from autoexperiment.ledger import POWER, SLEPT, VISIT
 from autoexperiment.recipe import Recipe
 from autoexperiment.summary import NOISE_FACTOR, Summary, cell, escape, noise_word
 
@@ -85,12 +89,48 @@ def _protocol(start: dict[str, Any]) -> list[str]:
     return lines
 
 
-def render(summary: Summary, start: dict[str, Any], *, picture: str | None = None) -> str:
-    """The report as Markdown. `picture`: the plot's file name, when there is one."""
+def _besides(notes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What happened beside the experiments, one line each: the agents' visits, power, sleep."""
+    visits = [note for note in notes if note["what"] == VISIT]
+    lines = [_visits(name, [v for v in visits if v["agent"] == name]) for name in sorted({v["agent"] for v in visits})]
+    sources = [note for note in notes if note["what"] == POWER]
+    if any(note["source"] == "battery" for note in sources):
+        lines.append(
+            "- Power: " + ", then ".join(f"{note['source']} from {_clock(note['time'])}" for note in sources) + "."
+        )
+    if slept := [note["seconds"] for note in notes if note["what"] == SLEPT]:
+        lines.append(
+            f"- The machine slept {len(slept)} times, {sum(slept) / 60:.0f} min in all; no run of that time counts."
+        )
+    return ["## Besides", "", *lines, ""] if lines else []
+
+
+def _visits(name: str, visits: Sequence[Mapping[str, Any]]) -> str:
+    counts = ", ".join(f"{n} {result}" for result, n in Counter(v["result"] for v in visits).most_common())
+    costs = [v["cost_usd"] for v in visits if v["cost_usd"] is not None]
+    price = f" They say they cost ${sum(costs):.2f}." if costs else ""
+    hours = sum(v["seconds"] for v in visits) / 3600
+    return f"- {escape(name)}: {len(visits)} visits in {hours:.1f} h ({escape(counts)}).{price}"
+
+
+def _clock(time: str) -> str:
+    return datetime.fromisoformat(time).astimezone().strftime("%d %b %H:%M")
+
+
+def render(
+    summary: Summary, start: dict[str, Any], *, picture: str | None = None, notes: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """The report as Markdown.
+
+    Args:
+        picture: the plot's file name, when there is one.
+        notes: the ledger's.
+    """
     parts = [f"# Night report: {summary.tag}", "", headline(summary), ""]
     if picture:
         parts += [f"![{summary.metric} by experiment]({picture})", ""]
-    parts += ["## Experiments", "", *_table(summary), "", "## How to read it", "", *_facts(summary, start), ""]
+    parts += ["## Experiments", "", *_table(summary), "", *_besides(notes)]
+    parts += ["## How to read it", "", *_facts(summary, start), ""]
     if summary.baseline and summary.incumbent and summary.baseline.commit != summary.incumbent.commit:
         diff = f"git diff {summary.baseline.commit} {summary.incumbent.commit}"  # they differ in mutable files only
         parts += ["## See what changed", "", f"    {diff}", ""]

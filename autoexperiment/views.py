@@ -102,5 +102,10 @@ def _write_report(session: Session) -> None:
     has_picture = plots.save_progress(summary, picture)
     write_atomic(
         session.paths.report,
-        report.render(summary, session.start_record, picture=picture.name if has_picture else None),
+        report.render(
+            summary,
+            session.start_record,
+            picture=picture.name if has_picture else None,
+            notes=session.ledger.notes,
+        ),
     )

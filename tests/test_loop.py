@@ -10,6 +10,7 @@ import pytest
 import standin
 
 from autoexperiment import loop, night, session, verdict
+from autoexperiment.awake import Power
 from autoexperiment.errors import BreakerOpen, BudgetSpent, Locked, Refused, UsageError
 from autoexperiment.ledger import read_ledger
 from autoexperiment.night import Limit
@@ -351,3 +352,26 @@ def test_a_reported_memory_peak_can_not_be_talked_below_the_measured_one(opened:
 
     assert measured is not None
     assert measured["peak_memory_mb"] >= 10.0
+
+
+def test_night_notes_where_its_power_comes_from_and_that_it_slept(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    powers = iter([Power("mains", None), Power("mains", None), Power("battery", 61), Power("battery", 40)])
+    naps = iter([0.0, 1800.0, 0.0, 0.0])
+
+    class Sleep:
+        @property
+        def seconds(self) -> float:
+            return next(naps)
+
+    monkeypatch.setattr(night.awake, "power", lambda: next(powers))
+    monkeypatch.setattr(night.awake, "Sleep", Sleep)
+    agent = Scripted([{"VALUE": 1.9}, {"VALUE": 1.8}])
+    with session.start(project, "mar5", standin.PLAN) as running:
+        night.drive(running, agent, Limit(experiments=9))
+        notes = [note for note in running.ledger.notes if note["what"] in ("power", "slept")]
+
+    assert [(n["what"], n.get("source"), n.get("percent"), n.get("seconds")) for n in notes] == [
+        ("power", "mains", None, None), ("slept", None, None, 1800), ("power", "battery", 61, None),
+    ]  # fmt: skip

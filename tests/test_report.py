@@ -105,3 +105,26 @@ def test_picture_is_a_png_also_for_a_session_without_experiments(summary: Summar
     assert plots.save_progress(summary, tmp_path / "a.png")
     assert plots.save_progress(summarise(START, []), tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_says_what_happened_besides(summary: Summary) -> None:
+    visit = {"what": "visit", "agent": "claude", "seconds": 1800.0, "cost_usd": 0.5}
+    notes = [
+        {"what": "power", "source": "mains", "percent": None, "time": "2026-03-05T22:00:00+00:00"},
+        {**visit, "result": "edited"}, {**visit, "result": "edited"},
+        {**visit, "result": "usage limit", "cost_usd": None},
+        {"what": "power", "source": "battery", "percent": 80, "time": "2026-03-06T02:13:00+00:00"},
+        {"what": "slept", "seconds": 600}, {"what": "stray edit saved", "ref": "r"},
+    ]  # fmt: skip
+
+    text = report.render(summary, START, notes=notes)
+
+    assert "- claude: 3 visits in 1.5 h (2 edited, 1 usage limit). They say they cost $1.00." in text
+    assert "Power: mains from " in text and ", then battery from " in text
+    assert "slept 1 times, 10 min in all" in text
+
+
+def test_report_of_a_quiet_night_has_nothing_besides(summary: Summary) -> None:
+    notes = [{"what": "power", "source": "unknown", "percent": None, "time": "2026-03-05T22:00:00+00:00"}]
+
+    assert "## Besides" not in report.render(summary, START, notes=notes)
