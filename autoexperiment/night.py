@@ -6,7 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -142,7 +142,7 @@ def drive(
 
 
 def _experiment_after_experiment(night: Night, agent: Agent) -> str:
-    session, observer, machine = night.session, night.observer, _Machine()
+    session, observer, machine = night.session, night.observer, _Machine(awake.Sleep())
     while True:
         if reason := night.over():
             return reason
@@ -165,8 +165,8 @@ def _experiment_after_experiment(night: Night, agent: Agent) -> str:
 class _Machine:
     """What the machine does beside us: where its power comes from, and whether it slept."""
 
+    sleep: awake.Sleep
     source: str = ""
-    sleep: awake.Sleep = field(default_factory=lambda: awake.Sleep())
 
     def look(self, night: Night) -> None:
         """Record a new power source and a sleep; both explain a night that was slower than it should be."""
