@@ -104,12 +104,12 @@ def local_day(time: str) -> str:
     return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d")
 
 
-_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,3}[.)])\s+(.+)")
+_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,3}[.)])\s+(?:\[ \]\s+)?(?!\[[xX]\])(.+)")
 
 
 def next_to_try(path: Path) -> list[str]:
-    """The list items under the heading "Next to try", those that are still the template's left out."""
-    lines = _read(path).splitlines()
+    """The list items under the heading "Next to try"; those that are ticked or still the template's are left out."""
+    lines = _read(path).splitlines() if path.is_file() else []  # not a pipe, which would keep us waiting
     levels = _heading_levels(lines)
     start = next((i for i in levels if _title(lines[i]) == NEXT_TO_TRY), None)
     if start is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoexperiment import worktree
 from autoexperiment.errors import Refused
+from autoexperiment.failure import clean
+from autoexperiment.files import remove_folder, unlock_folder
 from autoexperiment.index import LINK, SUBMODULE
 from autoexperiment.session import Session
 
@@ -39,14 +40,16 @@ def lay_out(session: Session) -> Path:
 
 
 def clear(session: Session) -> None:
-    """Remove the desk."""
-    if session.paths.desk.exists():
-        shutil.rmtree(session.paths.desk)
+    """Remove the desk, whatever an agent made of it."""
+    remove_folder(session.paths.desk)
 
 
 def look(session: Session) -> Found:
     """Read what lies on the desk, following no link."""
     desk, surface = session.paths.desk, session.surface
+    if not desk.is_dir() or desk.is_symlink():
+        return Found({}, ("the folder itself (removed)",))
+    unlock_folder(desk)
     tree = session.repository.tree_files(session.head).items()
     before = {path: entry for path, entry in tree if entry[0] != SUBMODULE and not surface.is_held_out(path)}
     present = set(_paths(desk))
@@ -64,7 +67,7 @@ def look(session: Session) -> Found:
             forbidden.append(f"{path} (changed)")
     ignored = session.repository.ignored([*files, *added])
     forbidden += [f"{path} (added)" for path in added if path not in ignored and not _is_droppings(path)]
-    kept = {path: blob for path, blob in files.items() if path in before or path not in ignored}
+    kept = {p: blob for p, blob in files.items() if p in before or not (p in ignored or _is_droppings(p))}
     return Found(kept, tuple(sorted(forbidden)))
 
 
@@ -95,4 +98,4 @@ def _is_droppings(path: str) -> bool:
 def describe(forbidden: tuple[str, ...]) -> str:
     """Forbidden changes as one line."""
     more = f" and {len(forbidden) - NAMED} more" if len(forbidden) > NAMED else ""
-    return ", ".join(forbidden[:NAMED]) + more
+    return ", ".join(clean(name, 200) for name in forbidden[:NAMED]) + more

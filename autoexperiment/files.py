@@ -6,6 +6,7 @@ import fcntl
 import glob
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -53,6 +54,24 @@ def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o644) -> None
         temporary.unlink(missing_ok=True)
         raise
     fsync_dir(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all it holds, also what its owner locked; a link or a file in its place; or nothing."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        unlock_folder(path)
+        shutil.rmtree(path)
+
+
+def unlock_folder(path: Path) -> None:
+    """Give ourselves back the right to look into a folder and those below, and to remove what they hold."""
+    path.chmod(0o700)
+    for here, names, _ in os.walk(path):
+        for place in (Path(here) / name for name in names):
+            if not place.is_symlink():
+                place.chmod(0o700)
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -17,8 +17,9 @@ from autoexperiment.journal import Journal, Record
 from autoexperiment.vocabulary import Outcome, TrustLevel, Verdict
 
 VERSION = 1
-# Notes of a night, which its report sums up: a headless agent's visit, another source of power, a sleep.
-VISIT, POWER, SLEPT = "visit", "power", "slept"
+# Notes of a night, which its report sums up: what a headless agent's visit cost and left, what it brought, another
+# source of power, a sleep.
+PAID, VISIT, POWER, SLEPT = "visit paid", "visit", "power", "slept"
 
 _MAYBE = (str, type(None))
 

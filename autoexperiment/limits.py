@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from autoexperiment.admission import judged
-from autoexperiment.ledger import VISIT
+from autoexperiment.ledger import PAID
 from autoexperiment.session import Session
 from autoexperiment.vocabulary import Verdict
 
@@ -15,8 +15,7 @@ def protocol_limit(session: Session, now: datetime) -> str:
     rules = session.recipe.night
     if rules.experiments is not None and judged(session) >= rules.experiments:
         return f"the protocol's {rules.experiments} experiments are judged (miningLoop.maxTrials)"
-    age_s = (now - datetime.fromisoformat(session.start_record["time"])).total_seconds()
-    if rules.seconds is not None and age_s >= rules.seconds:
+    if (left := seconds_left(session, now)) is not None and left <= 0:
         return f"the protocol's {rules.seconds:g} s for the session are over (miningLoop.maxSessionWallSeconds)"
     if rules.failures_in_a_row is not None and _without_improvement(session) >= rules.failures_in_a_row:
         return (
@@ -27,6 +26,13 @@ def protocol_limit(session: Session, now: datetime) -> str:
             f"the runs cost {cost(session):.2f} {rules.currency}".rstrip() + f"; the protocol allows {rules.max_cost:g}"
         )
     return ""
+
+
+def seconds_left(session: Session, now: datetime) -> float | None:
+    """Of the session's whole time by its protocol; None when that sets none."""
+    allowed = session.recipe.night.seconds
+    began = datetime.fromisoformat(session.start_record["time"])
+    return None if allowed is None else allowed - (now - began).total_seconds()
 
 
 def _without_improvement(session: Session) -> int:
@@ -43,5 +49,5 @@ def cost(session: Session) -> float:
 
 def spent_usd(session: Session) -> float:
     """What the agents of a session say they cost, in US dollars; a visit that was killed before it said so is free."""
-    visits = [note for note in session.ledger.notes if note["what"] == VISIT]
-    return float(sum(note.get("cost_usd") or 0.0 for note in visits))
+    visits = [note for note in session.ledger.notes if note["what"] == PAID]
+    return float(sum(note["cost_usd"] or 0.0 for note in visits))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoexperiment import failpoint, views
@@ -22,6 +22,7 @@ from autoexperiment.admission import (
     is_unchanged,
 )
 from autoexperiment.errors import LabError, Refused
+from autoexperiment.failure import Failure
 from autoexperiment.judging import FAILED_RUN, mean_metrics, measure_until_decided
 from autoexperiment.ledger import Experiment, RunRecord
 from autoexperiment.measuring import Measuring, Observer, Quiet
@@ -60,11 +61,13 @@ class Proposal:
         files: bytes of the mutable files.
         description: one line that says what changed.
         fault: why it can't work, found before any run; "" when nothing was found.
+        failure: the error behind the fault, which the circuit breaker compares.
     """
 
     files: Mapping[str, bytes]
     description: str
     fault: str = ""
+    failure: Failure | None = None
 
 
 def stage(session: Session, description: str) -> str:
@@ -169,7 +172,8 @@ def _begin(session: Session, proposal: Proposal, source: str) -> Experiment:
 def _refuse_unrun(work: Measuring, proposal: Proposal) -> Decision | None:
     """The verdict on a candidate that no run is spent on."""
     if proposal.fault:
-        return Decision(Verdict.CRASH, PREFLIGHT, proposal.fault, (), {})
+        evidence = {"failure": asdict(proposal.failure)} if proposal.failure else {}
+        return Decision(Verdict.CRASH, PREFLIGHT, proposal.fault, (), evidence)
     if work.session.ledger.incumbent is None or not (findings := gate_findings(work.session, proposal.files)):
         return None
     reason = "The static gate refuses it: " + "; ".join(finding.message for finding in findings[:3])

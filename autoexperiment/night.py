@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from autoexperiment import awake, views
+from autoexperiment import awake, desk, views
 from autoexperiment.admission import check_may_run, judged
 from autoexperiment.brief import Remaining
 from autoexperiment.errors import BudgetSpent, Refused
-from autoexperiment.ledger import POWER, SLEPT
-from autoexperiment.limits import protocol_limit, spent_usd
+from autoexperiment.ledger import POWER, SLEPT, Experiment
+from autoexperiment.limits import protocol_limit, seconds_left, spent_usd
 from autoexperiment.loop import Proposal, Stopped, evaluate, measure_baseline, put_back, unmeasured_edit
 from autoexperiment.measuring import Observer, Quiet
-from autoexperiment.session import Session, save_stray
-from autoexperiment.vocabulary import Verdict
+from autoexperiment.session import Session, require_branch, save_stray
+from autoexperiment.vocabulary import Outcome, Verdict
 
 POLL_S = 1.0
+INTERRUPTIONS = 3  # of one candidate, until it is left alone
 
 
 class Agent(Protocol):
@@ -73,11 +74,14 @@ class Night:
         return protocol_limit(session, datetime.now(UTC))
 
     def remaining(self) -> Remaining:
-        """What is left of its limits."""
+        """What is left of its limits and of the protocol's."""
         limit, session = self.limit, self.session
+        rules = session.recipe.night
+        allowed = [n - judged(session) for n in (limit.experiments, rules.experiments) if n is not None]
+        seconds = [s for s in (self._seconds_left(), seconds_left(session, datetime.now(UTC))) if s is not None]
         return Remaining(
-            experiments=None if limit.experiments is None else limit.experiments - judged(session),
-            seconds=self._seconds_left(),
+            experiments=min(allowed, default=None),
+            seconds=min(seconds, default=None),
             usd=None if limit.usd is None else limit.usd - spent_usd(session),
         )
 
@@ -128,6 +132,7 @@ def drive(
         Refused: the baseline or the agent does not work.
     """
     night = Night(session, limit, observer or Quiet(), clock, clock())
+    desk.clear(session)  # a kill may have left one, and it may fill the disk
     views.refresh(session)  # a kill may have come between the last verdict and its views
     session.paths.stop_request.unlink(missing_ok=True)
     if limit.experiments is not None and judged(session) >= limit.experiments:
@@ -153,12 +158,13 @@ def _experiment_after_experiment(night: Night, agent: Agent) -> str:
             if first.verdict is not Verdict.KEEP:
                 raise Refused(f"The baseline does not run: {first.reason} Mend the recipe and start another tag.")
             continue
-        _set_aside_edits(session)
-        proposal = agent.propose(night)
+        _take_over(night)
+        proposal, source = _proposed(night, agent)
         if isinstance(proposal, str):
             return proposal
+        _take_over(night)  # a person may have been here while the agent was working
         session.repository.restore(proposal.files, session.surface.is_mutable)
-        evaluate(session, proposal, source=agent.name, observer=observer)
+        evaluate(session, proposal, source=source, observer=observer)
 
 
 @dataclass
@@ -185,8 +191,35 @@ class _Machine:
             self.sleep = awake.Sleep()
 
 
-def _set_aside_edits(session: Session) -> None:
-    """An edit that lies in the working tree when a driver takes over is saved under a ref, never lost."""
+def _take_over(night: Night) -> None:
+    """Make the working tree the session's own; an edit that lies there is saved under a ref, never lost.
+
+    Raises: Refused: another branch is checked out.
+    """
+    session = night.session
+    require_branch(session)
+    saved = len(session.ledger.notes)
     if edit := unmeasured_edit(session):
         save_stray(session, edit, "edit found in the working tree when a driver took over")
     put_back(session)
+    for note in session.ledger.notes[saved:]:
+        night.observer.say(f"An edit that lay in the working tree is saved: git show {note['ref']}")
+
+
+def _proposed(night: Night, agent: Agent) -> tuple[Proposal | str, str]:
+    """The next candidate or why there is none, and whose it is: one that was interrupted comes first."""
+    if (left := _interrupted(night.session)) is not None:
+        return Proposal(night.session.files_of(left.commit), left.description), left.source
+    return agent.propose(night), agent.name
+
+
+def _interrupted(session: Session) -> Experiment | None:
+    """The last experiment when a kill or a signal ended it: what it wanted to know is still unknown.
+
+    None when it was interrupted three times, as one is that takes the whole machine down.
+    """
+    last = session.ledger.experiments[-1]
+    if last.outcome is not Outcome.INTERRUPTED or last.base != session.head or not last.runs:
+        return None
+    times = sum(e.outcome is Outcome.INTERRUPTED and e.content == last.content for e in session.ledger.experiments)
+    return last if times < INTERRUPTIONS else None

@@ -208,6 +208,11 @@ class SessionPaths:
         return self.state / "preflight"
 
     @property
+    def activity(self) -> Path:
+        """What a night does between two experiments, in one line; gone when it does nothing of that kind."""
+        return self.state / "activity"
+
+    @property
     def visit_log(self) -> Path:
         """Output of the last headless agent."""
         return self.state / "visit.log"

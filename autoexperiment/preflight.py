@@ -7,7 +7,6 @@ recorded, and nothing is left of it.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from autoexperiment.admission import DISK_FLOOR_BYTES, gate_findings
 from autoexperiment.budget import Budget
 from autoexperiment.errors import Refused
 from autoexperiment.failure import FRAME_LIMIT, MESSAGE_LIMIT, Failure, classify, clean
+from autoexperiment.files import remove_folder
 from autoexperiment.loop import Stopped
 from autoexperiment.measure.scorer import Score, ScoreRequest
 from autoexperiment.measuring import MAX_BATCH_DIVISOR
@@ -160,7 +160,7 @@ def _scratch(session: Session) -> Iterator[Path]:
     try:
         yield Path(tempfile.mkdtemp(dir=top))
     finally:
-        shutil.rmtree(top, ignore_errors=True)
+        remove_folder(top)
 
 
 def _plan(session: Session, files: Mapping[str, bytes], timeout_s: float) -> TrialPlan:

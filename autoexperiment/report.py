@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from autoexperiment.ledger import POWER, SLEPT, VISIT
+from autoexperiment.ledger import PAID, POWER, SLEPT, VISIT
 from autoexperiment.recipe import Recipe
 from autoexperiment.summary import NOISE_FACTOR, Summary, cell, escape, noise_word
 
@@ -91,8 +91,8 @@ def _protocol(start: dict[str, Any]) -> list[str]:
 
 def _besides(notes: Sequence[Mapping[str, Any]]) -> list[str]:
     """What happened beside the experiments, one line each: the agents' visits, power, sleep."""
-    visits = [note for note in notes if note["what"] == VISIT]
-    lines = [_visits(name, [v for v in visits if v["agent"] == name]) for name in sorted({v["agent"] for v in visits})]
+    paid = [note for note in notes if note["what"] == PAID]
+    lines = [_visits(name, [n for n in notes if n.get("agent") == name]) for name in sorted({n["agent"] for n in paid})]
     sources = [note for note in notes if note["what"] == POWER]
     if any(note["source"] == "battery" for note in sources):
         lines.append(
@@ -105,12 +105,14 @@ def _besides(notes: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["## Besides", "", *lines, ""] if lines else []
 
 
-def _visits(name: str, visits: Sequence[Mapping[str, Any]]) -> str:
-    counts = ", ".join(f"{n} {result}" for result, n in Counter(v["result"] for v in visits).most_common())
-    costs = [v["cost_usd"] for v in visits if v["cost_usd"] is not None]
+def _visits(name: str, notes: Sequence[Mapping[str, Any]]) -> str:
+    paid = [note for note in notes if note["what"] == PAID]
+    results = Counter(note["result"] for note in notes if note["what"] == VISIT)
+    counts = ", ".join(f"{n} {result}" for result, n in results.most_common())
+    costs = [note["cost_usd"] for note in paid if note["cost_usd"] is not None]
     price = f" They say they cost ${sum(costs):.2f}." if costs else ""
-    hours = sum(v["seconds"] for v in visits) / 3600
-    return f"- {escape(name)}: {len(visits)} visits in {hours:.1f} h ({escape(counts)}).{price}"
+    hours = sum(note["seconds"] for note in paid) / 3600
+    return f"- {escape(name)}: {len(paid)} visits in {hours:.1f} h ({escape(counts)}).{price}"
 
 
 def _clock(time: str) -> str:

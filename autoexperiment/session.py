@@ -353,14 +353,15 @@ def open_session(root: Path, tag: str, *, lock_fd: int = -1) -> Session:
     try:
         session = Session(project, tag, lock, Repository(root), Ledger.open(paths.ledger))
         recover(session)
-        _require_branch(session)
+        require_branch(session)
     except BaseException:
         lock.release()
         raise
     return session
 
 
-def _require_branch(session: Session) -> None:
+def require_branch(session: Session) -> None:
+    """Raises: Refused: another branch is checked out."""
     branch = session.repository.head_branch()
     if branch != session.branch:
         raise Refused(
@@ -483,5 +484,5 @@ def _breaker_events(ledger: LedgerView) -> list[breaker.Event]:
 
 def _fingerprint(experiment: Experiment) -> str | None:
     failures = [run.ending.get("failure") for run in experiment.runs if run.ending]
-    last = failures[-1] if failures else None
+    last = failures[-1] if failures else experiment.evidence.get("failure")
     return Failure(**last).fingerprint if last else experiment.reason or None

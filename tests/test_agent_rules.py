@@ -81,3 +81,10 @@ def test_opencode_denies_all_but_the_globs_and_everything_that_runs_or_fetches(t
         "*desk/src/**.py": "allow", "*desk/src/**.py/*": "allow",
     }  # fmt: skip
     assert {name for name, rule in made.items() if rule == "deny"} >= {"bash", "webfetch", "task", "external_directory"}
+
+
+def test_forbidden_files_below_a_mutable_glob_are_denied(tmp_path: Path) -> None:
+    made = claude.rules(Task("p", tmp_path, ("models/**",), tmp_path, is_fenced=True, protected=("models/fixed.py",)))
+
+    assert any(rule.endswith("/models/fixed.py)") for rule in made["deny"])
+    assert any(rule.endswith("/models/**)") for rule in made["allow"])

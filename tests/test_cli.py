@@ -57,6 +57,7 @@ def test_step_json_is_one_object(measured: Path) -> None:
         (("loop", "step", "-m", "same"), 1, "nothing to measure"),
         (("loop", "step", "-m", ""), 1, "1 to 500"),
         (("loop", "status", "nope"), 2, "Sessions: mar5"),
+        (("loop", "step", "-m", "x", "--source", "baseline"), 2, "the loop's own word"),
         (("loop", "run", "mar5"), 2, "--hours 8"),
         (("loop", "run", "mar5", "--hours", "1", "--agent", "x"), 2, "command:'…', search"),
         (("loop", "run", "../x", "--hours", "1"), 2, "For example: mar5"),

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import contracts
 import pytest
+import standin
 
-from autoexperiment import fence, loop, night
+from autoexperiment import fence, loop, night, session
 from autoexperiment.agents import agent_named, patience
 from autoexperiment.agents.coder import Coder, ideas
 from autoexperiment.agents.visit import Outcome, Visit
-from autoexperiment.errors import Refused
+from autoexperiment.errors import BreakerOpen, Refused, UsageError
+from autoexperiment.failure import Failure
 from autoexperiment.ledger import VISIT
 from autoexperiment.measuring import Quiet
 from autoexperiment.night import Limit
+from autoexperiment.preflight import Preflight
 from autoexperiment.session import Session
 from autoexperiment.vocabulary import Verdict
 
@@ -204,3 +207,156 @@ def test_night_waits_no_longer_than_it_lasts(running: Session) -> None:
     going = night.Night(running, Limit(hours=0.0001), Quiet(), time.monotonic, time.monotonic())
 
     assert going.wait(3600) == "0.0001 hours are over"
+
+
+def test_a_persons_edit_during_a_visit_is_saved_and_told_of(running: Session) -> None:
+    root, heard = running.project.root, Heard()
+    body = SET + f'open({str(root / "train.py")!r}, "a").write("PRECIOUS = 1\\n")'
+
+    night.drive(running, agent(running, body), Limit(experiments=1), observer=heard)
+
+    told = next(line for line in heard.lines if "git show refs/autoexperiment" in line)
+    ref = told.rpartition(" ")[2]
+    assert "PRECIOUS = 1" in standin.git(root, "show", f"{ref}:train.py")
+    assert running.ledger.experiments[-1].metrics["score"] == 1.9
+
+
+def test_branch_that_was_left_during_a_visit_gets_no_candidate(running: Session) -> None:
+    root = running.project.root
+    body = SET + f'import subprocess; subprocess.run(["git", "-C", {str(root)!r}, "switch", "-q", "main"], check=True)'
+
+    with pytest.raises(Refused, match="git switch autoresearch/t"):
+        night.drive(running, agent(running, body), Limit(experiments=2))
+
+    assert standin.git(root, "status", "--porcelain", "--untracked-files=no") == ""
+    assert len(running.ledger.experiments) == 1
+
+
+def test_broken_edit_that_is_taken_back_is_a_crash_and_no_endless_night(running: Session) -> None:
+    body = (
+        'text = train.read_text()\n'
+        'train.write_text(text.replace("broken(\\n", "") if "broken(" in text else text + "broken(\\n")'
+    )  # fmt: skip
+
+    night.drive(running, agent(running, body), Limit(experiments=1))
+
+    assert visits(running) == ["broken edit", "no change"]
+    last = running.ledger.experiments[-1]
+    assert (last.verdict, len(last.runs)) == (Verdict.CRASH, 0)
+
+
+def test_equal_crashes_of_the_preflight_open_the_breaker_whatever_numbers_they_name(
+    running: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = iter(range(100))
+
+    def failing(*_: object, **__: object) -> Preflight:
+        n = next(numbers)
+        failure = Failure("ValueError", f"planted {n}", f"train.py:{n} in run")
+        return Preflight(False, "first step", f"ValueError at train.py:{n}: planted {n}", failure, 0.1)
+
+    monkeypatch.setattr("autoexperiment.agents.coder.preflight.check", failing)
+
+    with pytest.raises(BreakerOpen):
+        night.drive(running, agent(running, SET), Limit(experiments=9))
+
+    assert [e.outcome for e in running.ledger.experiments[1:]] == ["crashed"] * 3
+
+
+def test_cost_is_recorded_before_the_edit_is_looked_at(running: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoexperiment.agents.coder.pay", lambda *_, **__: Visit(Outcome.ENDED, cost_usd=0.4))
+
+    def stopped(*_: object) -> None:
+        raise loop.Stopped("a signal")
+
+    monkeypatch.setattr("autoexperiment.agents.coder._harvest", stopped)
+
+    with pytest.raises(loop.Stopped):
+        night.drive(running, agent(running, "pass"), Limit(experiments=1))
+
+    assert night.spent_usd(running) == 0.4
+    assert not running.paths.desk.exists()
+
+
+def test_interrupted_candidate_is_measured_before_anything_new(running: Session) -> None:
+    class Never:
+        name = "never"
+
+        def propose(self, going: night.Night) -> loop.Proposal | str:
+            return "asked"
+
+    files = {
+        **running.files_of(running.head),
+        "train.py": contracts.TRAIN.replace("VALUE = 2.0", "VALUE = 1.4").encode(),
+    }
+    repository = running.repository
+    commit = repository.take(
+        files, base=running.head, surface=running.surface.is_mutable, message="x", when=session.now()
+    )
+    running.ledger.append(
+        "begin", experiment=1, commit=commit.commit, base=running.head, content=session.content_id(files),
+        description="left behind", lines_added=1, lines_removed=1, source="claude",
+    )  # fmt: skip
+    running.ledger.append("started", experiment=1, run=0, folder="outputs/x", seed=None)
+    session.recover(running)
+
+    reason = night.drive(running, Never(), Limit(experiments=5))
+
+    rows = running.ledger.experiments
+    assert reason == "asked"
+    assert [(e.outcome, e.description, e.source) for e in rows[1:]] == [
+        ("interrupted", "left behind", "claude"), ("ok", "left behind", "claude"),
+    ]  # fmt: skip
+    assert rows[-1].metrics["score"] == 1.4
+
+
+def test_candidate_that_was_interrupted_three_times_is_left_alone(running: Session) -> None:
+    class Never:
+        name = "never"
+
+        def propose(self, going: night.Night) -> loop.Proposal | str:
+            return "asked"
+
+    files = {
+        **running.files_of(running.head),
+        "train.py": contracts.TRAIN.replace("VALUE = 2.0", "VALUE = 1.4").encode(),
+    }
+    taken = running.repository.take(
+        files, base=running.head, surface=running.surface.is_mutable, message="x", when=session.now()
+    )
+    for number in (1, 2, 3):
+        running.ledger.append(
+            "begin", experiment=number, commit=taken.commit, base=running.head, content=session.content_id(files),
+            description="left behind", lines_added=1, lines_removed=1, source="claude",
+        )  # fmt: skip
+        running.ledger.append("started", experiment=number, run=0, folder="outputs/x", seed=None)
+        session.recover(running)
+
+    assert night.drive(running, Never(), Limit(experiments=5)) == "asked"
+    assert len(running.ledger.experiments) == 4
+
+
+def test_what_is_left_is_the_least_of_the_nights_and_the_protocols_limits(contract: Path) -> None:
+    document = contracts.document(miningLoop={"maxTrials": 3, "maxSessionWallSeconds": 60})
+    with contracts.start(contract, document) as running:
+        going = night.Night(running, Limit(experiments=9, hours=5), Quiet(), time.monotonic, time.monotonic())
+
+        left = going.remaining()
+
+    assert left.experiments == 3
+    assert left.seconds is not None and left.seconds <= 60
+
+
+def test_activity_is_left_for_the_status_and_gone_afterwards(running: Session) -> None:
+    seen = running.project.root.parent / "seen"
+    body = SET + f"import shutil; shutil.copy({str(running.paths.activity)!r}, {str(seen)!r})"
+
+    night.drive(running, agent(running, body), Limit(experiments=1))
+
+    assert "is at work since" in seen.read_text()
+    assert not running.paths.activity.exists()
+
+
+def test_search_has_no_model() -> None:
+    with pytest.raises(UsageError, match="has no --model"):
+        agent_named("search", model="opus")

@@ -196,10 +196,10 @@ def test_next_to_try_reads_back_the_items_under_its_heading(tmp_path: Path) -> N
     path = tmp_path / "EXPERIMENT.md"
     path.write_text(
         "# E\n\n- no idea\n\n## Next to try\n- wider MLP\n* drop the bias\n2. warm-down\nprose\n"
-        "- <one idea a line>\n\n### deeper\n- below\n\n## Other\n- not mine\n"
+        "- <one idea a line>\n- [ ] to do\n- [x] done\n\n### deeper\n- below\n\n## Other\n- not mine\n"
     )
 
-    assert daily_log.next_to_try(path) == ["wider MLP", "drop the bias", "warm-down", "below"]
+    assert daily_log.next_to_try(path) == ["wider MLP", "drop the bias", "warm-down", "to do", "below"]
 
 
 def test_next_to_try_without_file_or_heading_is_empty(tmp_path: Path) -> None:

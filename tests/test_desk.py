@@ -129,6 +129,50 @@ def test_what_tools_drop_is_passed_over(running: Session) -> None:
     assert desk.look(running).forbidden == ()
 
 
+def test_locked_folders_are_read_and_removed(running: Session) -> None:
+    """Needs a user who is not root to turn red; root may do all."""
+    place = desk.lay_out(running)
+    (place / "extra").mkdir()
+    (place / "extra/a.py").write_text("A = 1\n")
+    (place / "extra").chmod(0o500)
+    place.chmod(0o000)
+
+    found = desk.look(running)
+    desk.clear(running)
+
+    assert found.files["extra/a.py"] == b"A = 1\n"
+    assert not place.exists()
+
+
+def test_desk_that_became_a_link_is_no_way_out(running: Session) -> None:
+    place = desk.lay_out(running)
+    place.rename(place.with_name("elsewhere"))
+    place.symlink_to(running.project.root)
+
+    found = desk.look(running)
+    desk.clear(running)
+
+    assert found == desk.Found({}, ("the folder itself (removed)",))
+    assert (running.project.root / "train.py").exists() and not place.is_symlink()
+
+
+def test_compiled_files_of_the_surface_are_no_candidate(running: Session) -> None:
+    place = desk.lay_out(running)
+    (place / "extra/__pycache__").mkdir(parents=True)
+    (place / "extra/__pycache__/a.cpython-311.pyc").write_bytes(b"\0")
+
+    assert desk.look(running) == desk.Found({"train.py": standin.TRAIN.encode()})
+
+
+def test_names_reach_no_terminal_raw(running: Session) -> None:
+    place = desk.lay_out(running)
+    (place / "a\x1b]0;PWNED\x07\nmlx: all is well.txt").write_text("x")
+
+    words = desk.describe(desk.look(running).forbidden)
+
+    assert words.isprintable() and "all is well" in words
+
+
 def test_new_desk_forgets_the_last_one(running: Session) -> None:
     place = desk.lay_out(running)
     (place / "train.py").write_text("broken(\n")

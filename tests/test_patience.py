@@ -27,8 +27,8 @@ def after(*results: Result) -> Patience:
 
 @pytest.mark.parametrize("result", [Result.NO_CHANGE, Result.FORBIDDEN, Result.REPEATED])
 def test_three_visits_in_a_row_without_an_edit_are_the_end(result: Result) -> None:
-    assert not after(*[result] * (IDLE_LIMIT - 1)).is_at_end
-    assert after(*[result] * IDLE_LIMIT).is_at_end
+    assert not after(*[result] * (IDLE_LIMIT - 1)).spent
+    assert after(*[result] * IDLE_LIMIT).spent
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_three_visits_in_a_row_without_an_edit_are_the_end(result: Result) -> No
 )
 def test_three_faults_in_a_row_are_the_end_and_each_is_waited_for(result: Result, waits: list[float]) -> None:
     assert [after(*[result] * n).wait_s(result, None, NOW) for n in (1, 2)] == waits
-    assert not after(*[result] * (FAULT_LIMIT - 1)).is_at_end
-    assert after(*[result] * FAULT_LIMIT).is_at_end
+    assert not after(*[result] * (FAULT_LIMIT - 1)).spent
+    assert after(*[result] * FAULT_LIMIT).spent
 
 
 def test_an_edit_clears_what_went_wrong_before() -> None:
@@ -47,13 +47,13 @@ def test_an_edit_clears_what_went_wrong_before() -> None:
 
 
 def test_faults_do_not_clear_idle_visits() -> None:
-    assert after(Result.NO_CHANGE, Result.STALLED, Result.NO_CHANGE, Result.OVERLOADED, Result.NO_CHANGE).is_at_end
+    assert after(Result.NO_CHANGE, Result.STALLED, Result.NO_CHANGE, Result.OVERLOADED, Result.NO_CHANGE).spent
 
 
 def test_usage_limit_is_waited_out_to_its_reset_however_often_it_comes() -> None:
     patience = after(*[Result.USAGE_LIMIT] * 100)
 
-    assert not patience.is_at_end
+    assert not patience.spent
     assert patience.wait_s(Result.USAGE_LIMIT, NOW + timedelta(hours=3), NOW) == 3 * 3600 + 30
 
 
@@ -66,10 +66,11 @@ def test_reset_in_the_past_is_not_asked_again_at_once() -> None:
 
 
 def test_overloaded_service_is_asked_ever_more_seldom_and_then_given_up() -> None:
-    waits = [after(*[Result.OVERLOADED] * n).wait_s(Result.OVERLOADED, None, NOW) for n in range(1, OVERLOAD_LIMIT + 1)]
+    nights = [after(*[Result.OVERLOADED] * n) for n in range(1, OVERLOAD_LIMIT + 1)]
 
-    assert waits[:6] == [30.0, 60.0, 120.0, 240.0, 480.0, 900.0]
-    assert waits[-2:] == [900.0, None]
+    waits = [night.wait_s(Result.OVERLOADED, None, NOW) for night in nights]
+    assert waits[:7] == [30.0, 60.0, 120.0, 240.0, 480.0, 900.0, 900.0]
+    assert [night.spent for night in nights[-2:]] == [0, OVERLOAD_LIMIT]
 
 
 def test_edit_without_a_change_is_asked_again_at_once() -> None:
@@ -80,3 +81,9 @@ def test_usage_limits_use_up_no_patience_with_an_overloaded_service() -> None:
     patience = after(*[Result.USAGE_LIMIT] * 100, Result.OVERLOADED)
 
     assert patience.wait_s(Result.OVERLOADED, None, NOW) == 30.0
+
+
+def test_broken_edits_between_do_not_make_it_patient_again() -> None:
+    assert after(
+        Result.BROKEN, Result.NO_CHANGE, Result.BROKEN, Result.NO_CHANGE, Result.BROKEN, Result.NO_CHANGE
+    ).spent

@@ -108,11 +108,12 @@ def test_picture_is_a_png_also_for_a_session_without_experiments(summary: Summar
 
 
 def test_report_says_what_happened_besides(summary: Summary) -> None:
-    visit = {"what": "visit", "agent": "claude", "seconds": 1800.0, "cost_usd": 0.5}
+    paid = {"what": "visit paid", "agent": "claude", "seconds": 1800.0, "cost_usd": 0.5}
+    visit = {"what": "visit", "agent": "claude"}
     notes = [
         {"what": "power", "source": "mains", "percent": None, "time": "2026-03-05T22:00:00+00:00"},
-        {**visit, "result": "edited"}, {**visit, "result": "edited"},
-        {**visit, "result": "usage limit", "cost_usd": None},
+        paid, {**visit, "result": "edited"}, paid, {**visit, "result": "edited"},
+        {**paid, "cost_usd": None}, {**visit, "result": "usage limit"},
         {"what": "power", "source": "battery", "percent": 80, "time": "2026-03-06T02:13:00+00:00"},
         {"what": "slept", "seconds": 600}, {"what": "stray edit saved", "ref": "r"},
     ]  # fmt: skip

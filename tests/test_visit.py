@@ -411,18 +411,6 @@ def test_agent_writes_below_its_desk_and_nowhere_else(desk: Path, tmp_path: Path
 
 
 @needs_fence
-def test_places_that_the_caller_names_can_be_written_too(desk: Path, tmp_path: Path) -> None:
-    shared = tmp_path / "cache"
-    shared.mkdir()
-    stub_agent.install(tmp_path / "bin", "own", f'open({str(shared / "x")!r}, "w").write("ok")')
-
-    pay(client_named("command:own"), "p", desk, log=tmp_path / "visit.log", limits=PATIENT, editable=[],
-        writable=[shared])  # fmt: skip
-
-    assert (shared / "x").read_text() == "ok"
-
-
-@needs_fence
 def test_codex_can_write_its_log_in_but_not_its_settings(desk: Path, tmp_path: Path) -> None:
     own = tmp_path / "home" / ".codex"
     own.mkdir()

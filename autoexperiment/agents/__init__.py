@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 SEARCH = "search"
 COMMAND = "command:"
-CLIENTS = ("claude", "codex", "opencode", "pi", "gemini")
+CLIENTS = ("claude", "codex", "opencode", "pi", "gemini")  # each made by the module of its name
 
 
 def agent_named(name: str, *, model: str | None = None, idle_s: float = 900.0, wall_s: float = 3600.0) -> Agent:
@@ -25,6 +25,8 @@ def agent_named(name: str, *, model: str | None = None, idle_s: float = 900.0, w
     Raises: UsageError: there is none of this name. Refused: its program is not installed.
     """
     if name == SEARCH:
+        if model is not None:
+            raise UsageError(f"The search agent has no --model ({model!r}). Leave it out, or choose another --agent.")
         from autoexperiment.agents.search import SearchAgent
 
         return SearchAgent()

@@ -81,10 +81,10 @@ def make(model: str | None) -> Claude:
 def rules(task: Task) -> dict[str, list[str]]:
     """Permission rules: edits below the editable globs, and none of what lies on the desk beside them.
 
-    A rule that forbids is stronger than any that allows, so what the user's own settings allow elsewhere opens
-    nothing here.
+    A rule that forbids is stronger than any that allows, so a user who allows all edits opens no file that is there;
+    a new one can be added then, and is found when the desk is looked at.
     """
-    fixed = list(itertools.islice(_fixed(task.desk, "", task.editable), RULES_LIMIT))
+    fixed = [*task.protected, *itertools.islice(_fixed(task.desk, "", task.editable), RULES_LIMIT)]
     return {"allow": [_rule(task.desk, glob) for glob in task.editable], "deny": [_rule(task.desk, p) for p in fixed]}
 
 

@@ -27,7 +27,7 @@ class Task:
 
     Attributes:
         desk: the folder to work in, absolute, without links.
-        editable: globs of the files that may change, relative to the desk.
+        editable, protected: globs of the files that may change, and of those of them that may not; relative to the desk.
         private: a folder for this visit alone, which goes with it.
         is_fenced: what the client starts can write to these two folders, and to what it names as its own, only.
     """
@@ -37,6 +37,7 @@ class Task:
     editable: tuple[str, ...]
     private: Path
     is_fenced: bool
+    protected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from autoexperiment.agents import claude, codex, custom, gemini, opencode, pi
+from autoexperiment.agents import CLIENTS, COMMAND, claude, codex, custom, gemini, opencode, pi
 from autoexperiment.agents.client import Client
 from autoexperiment.errors import UsageError, unknown
 
-COMMAND = "command:"
-_MAKERS: dict[str, Callable[[str | None], Client]] = {
-    "claude": claude.make,
-    "codex": codex.make,
-    "opencode": opencode.make,
-    "pi": pi.make,
-    "gemini": gemini.make,
-}
+_MAKERS: dict[str, Callable[[str | None], Client]] = dict(
+    zip(CLIENTS, (claude.make, codex.make, opencode.make, pi.make, gemini.make), strict=True)
+)
 
 
 def client_named(name: str, *, model: str | None = None) -> Client:

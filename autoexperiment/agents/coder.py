@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 from autoexperiment import brief, daily_log, desk, fence, preflight
 from autoexperiment.admission import DESCRIPTION_LIMIT, find_twin, is_unchanged
-from autoexperiment.agents.patience import Patience, Result
+from autoexperiment.agents.patience import IDLE, Patience, Result
 from autoexperiment.agents.visit import Client, Outcome, Visit, VisitLimits, pay
 from autoexperiment.errors import LabError, Refused
-from autoexperiment.failure import clean
-from autoexperiment.files import load_json
-from autoexperiment.ledger import VISIT
+from autoexperiment.failure import Failure, clean
+from autoexperiment.files import load_json, write_atomic
+from autoexperiment.ledger import PAID, VISIT
 from autoexperiment.loop import Proposal, Stopped
 from autoexperiment.night import Night
 from autoexperiment.session import Session
@@ -26,6 +26,7 @@ from autoexperiment.summary import summarise
 
 IDEAS = 10  # that a prompt passes on
 TROUBLE_LIMIT = 2_000
+NOTED = 300  # characters of a reason that the ledger and a terminal get
 _RESULT_OF = {
     Outcome.STALLED: Result.STALLED,
     Outcome.USAGE_LIMIT: Result.USAGE_LIMIT,
@@ -38,11 +39,19 @@ _RESULT_OF = {
 
 @dataclass(frozen=True)
 class _Harvest:
-    """What a visit brought. `files` are there when it is an edit, also one that is broken."""
+    """What a visit brought.
+
+    Attributes:
+        files: there when it is an edit, also one that is broken.
+        failure: the error of a broken edit.
+        is_gated: the static gate is what refuses it.
+    """
 
     result: Result
     trouble: str = ""
     files: Mapping[str, bytes] = field(default_factory=dict)
+    failure: Failure | None = None
+    is_gated: bool = False
 
 
 @dataclass
@@ -59,22 +68,29 @@ class Coder:
         return self.client.name
 
     def propose(self, night: Night) -> Proposal | str:
-        """The next edit that is worth a run, or one that failed its pre-flight twice, or why there is none.
+        """The next edit that is worth a run, or a broken one that nobody mended, or why there is none.
 
         Raises: Refused: the client is not logged in, or brought nothing several times in a row. Stopped.
         """
         self._say_unfenced(night)
-        trouble, broken = "", False
+        try:
+            return self._after_visits(night)
+        finally:
+            desk.clear(night.session)
+            night.session.paths.activity.unlink(missing_ok=True)
+
+    def _after_visits(self, night: Night) -> Proposal | str:
+        trouble, broken = "", None
         while not (reason := night.over()):
-            if not broken:
+            if broken is None:
                 desk.lay_out(night.session)
-            visit, harvest = self._visit(night, trouble, mend=broken)
-            if harvest.result is Result.EDITED or (broken and harvest.result is Result.BROKEN):
-                desk.clear(night.session)
-                fault = harvest.trouble if harvest.result is Result.BROKEN else ""
-                return Proposal(harvest.files, _description(night.session, visit, harvest), fault)
-            broken = harvest.result is Result.BROKEN
-            trouble = harvest.trouble
+            visit, harvest = self._visit(night, trouble, mend=broken is not None)
+            if harvest.result is Result.EDITED:
+                return Proposal(harvest.files, _description(night.session, visit, harvest))
+            if broken is not None and (harvest.result is Result.BROKEN or harvest.result in IDLE):
+                return _unmended(night.session, *((visit, harvest) if harvest.result is Result.BROKEN else broken))
+            broken = (visit, harvest) if harvest.result is Result.BROKEN else broken
+            trouble = broken[1].trouble if broken else harvest.trouble
             if reason := self._pause(night, visit, harvest):
                 return reason
         return reason
@@ -87,22 +103,32 @@ class Coder:
 
     def _visit(self, night: Night, trouble: str, *, mend: bool) -> tuple[Visit, _Harvest]:
         session = night.session
+        say_activity(session, f"{self.name} is at work since {_clock(datetime.now(UTC))}")
+        night.observer.visited(self.name)
         visit = pay(
-            self.client, _prompt(night, trouble, mend=mend), session.paths.desk, log=session.paths.visit_log, limits=self.limits,
-            editable=_editable(session), on_tick=night.observer.tick,
+            self.client, _prompt(night, trouble, mend=mend), session.paths.desk, log=session.paths.visit_log,
+            limits=self._limits(night), editable=session.recipe.mutable, protected=_protected(session),
+            on_tick=night.observer.tick,
         )  # fmt: skip
         if visit.outcome is Outcome.STOPPED:
             raise Stopped(f"Stopped while {self.name} was working; nothing of it was measured. "
                           f"Go on with: mlx loop run {session.tag}")  # fmt: skip
+        # What it cost comes first: looking at what it brought takes a while, and may be stopped.
+        session.ledger.append(
+            "note", what=PAID, agent=self.name, seconds=round(visit.seconds, 1), cost_usd=visit.cost_usd,
+            tokens=visit.tokens, ideas=list(brief.read_answer(visit.said).ideas),
+        )  # fmt: skip
         harvest = _harvest(session, visit)
         self._patience = self._patience.after(harvest.result)
-        session.ledger.append(
-            "note", what=VISIT, agent=self.name, result=str(harvest.result), reason=clean(harvest.trouble, 300),
-            seconds=round(visit.seconds, 1), cost_usd=visit.cost_usd, tokens=visit.tokens,
-            ideas=list(brief.read_answer(visit.said).ideas),
-        )  # fmt: skip
+        reason = clean(harvest.trouble, NOTED)
+        session.ledger.append("note", what=VISIT, agent=self.name, result=str(harvest.result), reason=reason)
         night.observer.say(f"    {self.name}: {harvest.result}, {visit.seconds:.0f} s{_price(visit)}")
         return visit, harvest
+
+    def _limits(self, night: Night) -> VisitLimits:
+        """A visit's own, and no longer than the night."""
+        left = night.remaining().seconds
+        return self.limits if left is None else replace(self.limits, wall_s=min(self.limits.wall_s, max(left, 1.0)))
 
     def _pause(self, night: Night, visit: Visit, harvest: _Harvest) -> str:
         """Wait as long as the result asks for; returns why the night is over, or "".
@@ -112,18 +138,46 @@ class Coder:
         now, patience = datetime.now(UTC), self._patience
         if harvest.result is Result.AUTH:
             raise Refused(f"{self.name} is not logged in: {visit.reason} {self.client.login_hint}")
-        wait_s = patience.wait_s(harvest.result, visit.reset_at, now)
-        if patience.is_at_end or wait_s is None:
+        if patience.spent:
             raise Refused(
-                f"{self.name} brought nothing to measure {patience.idle or patience.faults or patience.overloads} times in a "
-                f"row, the last time: {harvest.result}. {harvest.trouble} Its output: {night.session.paths.visit_log}"
+                f"{self.name} brought nothing to measure {patience.spent} times in a row, the last time: "
+                f"{harvest.result}. {_sentence(harvest.trouble)} Its output: {night.session.paths.visit_log}"
             )
+        wait_s = patience.wait_s(harvest.result, visit.reset_at, now)
         left = night.remaining().seconds
         if left is not None and wait_s >= left:
             return f"{self.name} can go on only after the night's end ({harvest.result}: {visit.reason})"
         if wait_s:
-            night.observer.say(f"    waiting {_span(wait_s)}: {harvest.trouble}")
+            night.observer.say(f"    waiting {_span(wait_s)}: {clean(harvest.trouble, NOTED)}")
+            until = _clock(now + timedelta(seconds=wait_s))
+            say_activity(night.session, f"waiting until {until} for {self.name}: {harvest.result}")
         return night.wait(wait_s)
+
+
+def say_activity(session: Session, text: str) -> None:
+    """Leave a line for `mlx loop status`, which can't ask this process."""
+    write_atomic(session.paths.activity, clean(text, NOTED) + "\n")
+
+
+def _clock(when: datetime) -> str:
+    return when.astimezone().strftime("%H:%M")
+
+
+def _sentence(text: str) -> str:
+    line = clean(text, TROUBLE_LIMIT)
+    return line if not line or line.endswith((".", "…")) else f"{line}."
+
+
+def _unmended(session: Session, visit: Visit, harvest: _Harvest) -> Proposal:
+    """A broken edit as a candidate, which costs no run; what the static gate refuses is left for it to say so."""
+    fault = "" if harvest.is_gated else harvest.trouble
+    return Proposal(harvest.files, _description(session, visit, harvest), fault, harvest.failure)
+
+
+def _protected(session: Session) -> tuple[str, ...]:
+    """What of the mutable globs may not change all the same."""
+    recipe = session.recipe
+    return (*recipe.forbidden, *recipe.immutable)
 
 
 def _harvest(session: Session, visit: Visit) -> _Harvest:
@@ -143,7 +197,7 @@ def _harvest(session: Session, visit: Visit) -> _Harvest:
     checked = preflight.check(session, found.files)
     if not checked.ok:
         reason = clean(f"The {checked.stage} failed: {checked.reason}", TROUBLE_LIMIT)
-        return _Harvest(Result.BROKEN, reason, found.files)
+        return _Harvest(Result.BROKEN, reason, found.files, checked.failure, checked.stage == preflight.GATE)
     return _Harvest(Result.EDITED, "", found.files)
 
 
@@ -168,14 +222,10 @@ def ideas(session: Session) -> list[str]:
     own: list[str] = []
     with contextlib.suppress(OSError, LabError):
         own = daily_log.next_to_try(session.project.experiment_notes)
-    notes = [note for note in session.ledger.notes if note["what"] == VISIT]
-    left = [idea for note in reversed(notes) for idea in note.get("ideas", [])]
+    notes = [note for note in session.ledger.notes if note["what"] == PAID]
+    left = [idea for note in reversed(notes) for idea in note["ideas"]]
     tried = {experiment.description.casefold() for experiment in session.ledger.experiments}
     return [idea for idea in dict.fromkeys([*own, *left]) if idea.casefold() not in tried][:IDEAS]
-
-
-def _editable(session: Session) -> list[str]:
-    return list(session.recipe.mutable)
 
 
 def _description(session: Session, visit: Visit, harvest: _Harvest) -> str:

@@ -63,5 +63,8 @@ def permissions(task: Task) -> dict[str, object]:
     for glob in task.editable:
         pattern = f"*{task.desk.name}/{glob.replace('**/', '*')}"
         edit |= {pattern: "allow", f"{pattern}/*": "allow"}
+    for glob in task.protected:
+        pattern = f"*{task.desk.name}/{glob.replace('**/', '*')}"
+        edit |= {pattern: "deny", f"{pattern}/*": "deny"}
     closed = ("bash", "webfetch", "websearch", "task", "external_directory", "doom_loop")
     return {"edit": edit, **dict.fromkeys(closed, "deny")}

@@ -40,7 +40,7 @@ FAULTS = {Result.STALLED, Result.KILLED, Result.FAILED}
 
 @dataclass(frozen=True)
 class Patience:
-    """How many visits in a row went wrong, and in which way. An edit clears all three, a usage limit none."""
+    """How many visits in a row went wrong, and in which way. An edit that can be measured clears all three."""
 
     idle: int = 0
     faults: int = 0
@@ -54,19 +54,23 @@ class Patience:
             return replace(self, faults=self.faults + 1)
         if result is Result.OVERLOADED:
             return replace(self, overloads=self.overloads + 1)
-        return self if result is Result.USAGE_LIMIT else Patience()
+        return self if result in (Result.USAGE_LIMIT, Result.BROKEN) else Patience()
 
     @property
-    def is_at_end(self) -> bool:
-        return self.idle >= IDLE_LIMIT or self.faults >= FAULT_LIMIT
+    def spent(self) -> int:
+        """How many visits in a row were too many; 0 while there is patience left."""
+        for count, limit in ((self.idle, IDLE_LIMIT), (self.faults, FAULT_LIMIT), (self.overloads, OVERLOAD_LIMIT)):
+            if count >= limit:
+                return count
+        return 0
 
-    def wait_s(self, result: Result, reset_at: datetime | None, now: datetime) -> float | None:
-        """Seconds until the next visit; None: give up. A limit without a time is asked again every quarter of an hour."""
+    def wait_s(self, result: Result, reset_at: datetime | None, now: datetime) -> float:
+        """Seconds until the next visit. A limit without a time is asked again every quarter of an hour."""
         if result is Result.USAGE_LIMIT:
             left = LONGEST_WAIT_S if reset_at is None else (reset_at - now).total_seconds() + RESET_SLACK_S
             return max(left, FIRST_WAIT_S)
         if result is Result.OVERLOADED:
-            return None if self.overloads >= OVERLOAD_LIMIT else _doubled(self.overloads)
+            return _doubled(self.overloads)
         first = KILLED_WAIT_S if result is Result.KILLED else FIRST_WAIT_S
         return _doubled(self.faults, first) if result in FAULTS else 0.0
 

@@ -84,7 +84,7 @@ def pay(
     log: Path,
     limits: VisitLimits,
     editable: Sequence[str],
-    writable: Sequence[Path] = (),
+    protected: Sequence[str] = (),
     on_tick: Callable[[float], None] | None = None,
 ) -> Visit:
     """Pay one visit; when this returns, no process of it is left.
@@ -92,8 +92,8 @@ def pay(
     Args:
         desk: the folder in which the agent works, and below which it may write.
         log: for all that the client writes, its head and its tail; a new or plain file.
-        editable: globs of the files that it may change. A client that can hold its model to them is told to.
-        writable: more places behind the fence.
+        editable, protected: globs of the files that it may change, and of those of them that it may not. A client
+            that can hold its model to them is told to.
         on_tick: told the elapsed seconds twice a second; what it raises passes through, once the agent is killed.
     Raises: Refused: the log can't be opened.
     """
@@ -101,11 +101,13 @@ def pay(
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="autoexperiment-", ignore_cleanup_errors=True) as folder:
         private = Path(folder).resolve()
-        start = client.start(Task(prompt, desk, tuple(editable), private, is_fenced=not fence.fault()))
+        start = client.start(
+            Task(prompt, desk, tuple(editable), private, is_fenced=not fence.fault(), protected=tuple(protected))
+        )
         listener = _Listener(client, limits, on_tick)
         try:
             ending = supervise(
-                _fenced(start, (desk, private, *writable)), cwd=desk, log=log, limits=_run_limits(limits),
+                _fenced(start, (desk, private)), cwd=desk, log=log, limits=_run_limits(limits),
                 env=_environment(os.environ, start, desk, private), until=listener.hear, on_tick=listener.tick,
             )  # fmt: skip
         except _Silent:
@@ -210,7 +212,7 @@ def _end_of_killed(ending: Ending) -> str:
     if ending.exit_code in _BY_SIGNAL:
         return f"It was killed by {_BY_SIGNAL[ending.exit_code]}."
     if ending.failure is not None:
-        return f"It was killed: {clean(ending.reason, 300)}"
+        return f"It was killed ({clean(ending.failure.kind, 40)})."
     return clean(ending.reason, 300) or "It was killed."
 
 

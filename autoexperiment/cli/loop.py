@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WAIT_POLL_S = 0.2
 TIMED_OUT_EXIT = 124
+BASELINE = "baseline"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 tag_argument = click.argument("tag", required=False)
@@ -64,10 +65,10 @@ def _say_written(views: dict[str, Path]) -> None:
 
 def _require_end(limit: Limit, recipe: Recipe) -> None:
     has_own = recipe.night.experiments is not None or recipe.night.seconds is not None
-    if limit.experiments is None and limit.hours is None and not has_own:
+    if limit.experiments is None and limit.hours is None and limit.usd is None and not has_own:
         raise UsageError(
-            "A night needs an end. Give --experiments N or --hours H, for example: --hours 8. A protocol may set one "
-            "with miningLoop.maxTrials."
+            "A night needs an end. Give --experiments N, --hours H or --max-cost USD, for example: --hours 8. A protocol "
+            "may set one with miningLoop.maxTrials."
         )
 
 
@@ -150,6 +151,8 @@ def step(message: str, tag: str | None, detach: bool, source: str, lock_fd: int,
     from autoexperiment import loop
     from autoexperiment import session as sessions
 
+    if source == BASELINE:
+        raise UsageError(f"The source {source!r} is the loop's own word. Name who had the idea: --source hand")
     with sessions.open_session(_root(), _tag(tag), lock_fd=lock_fd) as session:
         if detach:
             _detach(session, loop.stage(session, message), message, source)
@@ -231,7 +234,9 @@ def _print_last(tag: str, as_json: bool) -> None:
 )
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Stop after so many hours.")
 @click.option(
-    "--max-cost", type=click.FloatRange(min=0, min_open=True), help="Stop when the agents cost so many US dollars."
+    "--max-cost",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop when the agents have cost so many US dollars, as claude, opencode and pi state it; others state nothing.",
 )
 @click.option(
     "--idle-minutes",

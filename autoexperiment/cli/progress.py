@@ -21,19 +21,25 @@ class Printer:
         self.budget_s = budget_s
         self.is_terminal = sys.stdout.isatty()
         self._prefix = ""
+        self._budget_s = budget_s
 
     def say(self, line: str) -> None:
+        self._clear()
         click.echo(line)
 
+    def visited(self, agent: str) -> None:
+        self._prefix, self._budget_s = f"    {click.unstyle(agent)}", None
+
     def begun(self, experiment: Experiment) -> None:
+        self._clear()
         click.echo(f"[{experiment.number}] {click.unstyle(experiment.description)}")
 
     def run_started(self, experiment: Experiment, run: int) -> None:
-        self._prefix = f"    run {run + 1}"
+        self._prefix, self._budget_s = f"    run {run + 1}", self.budget_s
 
     def tick(self, elapsed_s: float) -> None:
         if self.is_terminal:
-            budget = f" of about {self.budget_s:.0f}" if self.budget_s else ""
+            budget = f" of about {self._budget_s:.0f}" if self._budget_s else ""
             click.echo(f"\r{self._prefix}: {elapsed_s:.0f}{budget} s", nl=False)
 
     def _clear(self) -> None:

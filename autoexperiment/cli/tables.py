@@ -10,8 +10,8 @@ import click
 
 from autoexperiment import breaker
 from autoexperiment.files import lock_holder
-from autoexperiment.ledger import VISIT, LedgerView, read_ledger
-from autoexperiment.paths import ProjectPaths
+from autoexperiment.ledger import PAID, VISIT, LedgerView, read_ledger
+from autoexperiment.paths import ProjectPaths, SessionPaths
 from autoexperiment.report import headline
 from autoexperiment.session import breaker_state, require
 from autoexperiment.summary import Line, Summary, cell, noise_word, summarise
@@ -93,6 +93,7 @@ def status(root: Path, tag: str) -> dict[str, Any]:
         "dataset": start["dataset"],
         "snapshot": start["snapshot"],
         "pid": pid,
+        "activity": _activity(project.session(tag)) if pid is not None else None,
         "running": None
         if running is None or pid is None
         else {"experiment": running.number, "description": running.description},
@@ -109,27 +110,32 @@ def status(root: Path, tag: str) -> dict[str, Any]:
     }
 
 
+def _activity(paths: SessionPaths) -> str | None:
+    """What the night does between two experiments, in its own words."""
+    try:
+        return plain(paths.activity.read_text().strip()) or None
+    except OSError:
+        return None
+
+
 def _agent(ledger: LedgerView) -> dict[str, Any] | None:
     """What the headless agents did so far, or None when there was none."""
-    visits = [note for note in ledger.notes if note["what"] == VISIT]
-    if not visits:
+    paid = [note for note in ledger.notes if note["what"] == PAID]
+    if not paid:
         return None
-    last = visits[-1]
-    costs = [note["cost_usd"] for note in visits if note.get("cost_usd") is not None]
-    return {
-        "name": last["agent"],
-        "visits": len(visits),
-        "cost_usd": sum(costs) if costs else None,
-        "last": {"result": last["result"], "reason": last["reason"], "time": last["time"]},
-    }
+    results = [note for note in ledger.notes if note["what"] == VISIT]
+    costs = [note["cost_usd"] for note in paid if note["cost_usd"] is not None]
+    last = {name: results[-1][name] for name in ("result", "reason", "time")} if results else None
+    return {"name": paid[-1]["agent"], "visits": len(paid), "cost_usd": sum(costs) if costs else None, "last": last}
 
 
 def _agent_text(agent: dict[str, Any] | None) -> str:
     if agent is None:
         return "none yet"
     price = "" if agent["cost_usd"] is None else f", ${agent['cost_usd']:.2f}"
-    last = ". ".join(filter(None, (agent["last"]["result"], plain(agent["last"]["reason"]))))
-    return f"{agent['name']}, {agent['visits']} visits{price}; the last: {last}"
+    said = agent["last"] or {"result": "not looked at yet", "reason": ""}
+    last = ". ".join(filter(None, (said["result"], plain(said["reason"]))))
+    return f"{plain(agent['name'])}, {agent['visits']} visits{price}; the last: {last}"
 
 
 def _budget(text: str) -> str:
@@ -146,7 +152,7 @@ def status_text(state: dict[str, Any]) -> str:
     running = state["running"]
     now = f"experiment {running['experiment']}: {plain(running['description'])}" if running else "nothing"
     if running is None and state["pid"]:
-        now = f"process {state['pid']} holds the session"
+        now = state["activity"] or f"process {state['pid']} holds the session"
     if state["is_recovery_due"]:
         now = "nothing; the last process was killed, and the next command will mend that"
     counts = ", ".join(f"{n} {word}" for word, n in state["counts"].items())
