@@ -18,6 +18,7 @@ from pathlib import Path
 
 from autoexperiment import failpoint, git, index, trees, worktree
 from autoexperiment.errors import Refused
+from autoexperiment.files import write_atomic
 from autoexperiment.git import Git
 from autoexperiment.index import SUBMODULE, Entry, IndexEntry
 from autoexperiment.worktree import blob_id
@@ -178,6 +179,14 @@ class Repository:
         given = b"".join(os.fsencode(path) + b"\0" for path in paths)
         answer = self._git.run(*words, stdin=given, allowed=(0, 1)).stdout if paths else b""
         return set(os.fsdecode(answer).split("\0")[:-1])
+
+    def leave_out(self, patterns: Sequence[str]) -> None:
+        """Have git ignore files in this clone alone, without a change of the project's own .gitignore."""
+        file = self.root / self._git.text("rev-parse", "--git-path", "info/exclude")
+        text = file.read_text() if file.exists() else ""
+        if missing := [pattern for pattern in patterns if pattern not in text.splitlines()]:
+            gap = "" if not text or text.endswith("\n") else "\n"
+            write_atomic(file, text + gap + "".join(f"{pattern}\n" for pattern in missing))
 
     def dirty(self, surface: Surface) -> list[str]:
         """Paths in the surface whose working-tree or index bytes differ from HEAD's, new and deleted ones included."""

@@ -25,7 +25,7 @@ from autoexperiment.ledger import Experiment, Ledger, LedgerView, read_ledger, r
 from autoexperiment.paths import ProjectPaths, SessionPaths, branch_of, check_tag
 from autoexperiment.recipe import SEALED, Recipe
 from autoexperiment.supervisor import Ending, Failure
-from autoexperiment.surface import Surface, surface_of
+from autoexperiment.surface import OWN, Surface, surface_of
 from autoexperiment.surroundings import check_confinement, data_snapshot
 from autoexperiment.verdict import POLICIES
 from autoexperiment.vocabulary import Outcome, Verdict
@@ -274,6 +274,7 @@ def start(root: Path, tag: str, plan: Plan) -> Session:
         )
         failpoint.reach("session.recorded")
         session = Session(project, tag, lock, repository, ledger)
+        repository.leave_out([f"/{name}*" for name in OWN])  # a search that respects git shows no run's log
         _enter_branch(session)
     except BaseException:
         lock.release()

@@ -27,6 +27,16 @@ def expand(place: Place, command: str, **more: Any) -> Answer:
     return hooked.run(place, "bind.py", hooked.event(place, "UserPromptExpansion", **words) | more)
 
 
+def ask(place: Place, prompt: str = "how far are you?", **more: Any) -> Answer:
+    """The person types something; each prompt has an id of its own."""
+    words = {"prompt": prompt, "prompt_id": "b3b5e7d0-0000-4000-8000-000000000003"}
+    return hooked.run(place, "bind.py", hooked.event(place, "UserPromptSubmit", **words) | more)
+
+
+def begin_agent(place: Place, agent: str = "a1", kind: str = "mlx:ml-engineer") -> Answer:
+    return hooked.run(place, "bind.py", hooked.event(place, "SubagentStart", agent_id=agent, agent_type=kind))
+
+
 def stop(place: Place, *, plugin: str = "experiment", variables: dict[str, str] | None = None, **more: Any) -> Answer:
     asked = {"stop_hook_active": False, "last_assistant_message": "done", "background_tasks": [], "session_crons": []}
     event = hooked.event(place, "Stop", **asked) | more
@@ -173,10 +183,10 @@ def test_it_may_stop_after_its_hours(place: Place) -> None:
     expand(place, MODEL)
     change(chat_file(place), bound_at=time.time() - 11 * 3600)
 
-    answer = stop(place)
+    longer, answer = stop(place, variables={"AUTOEXPERIMENT_CHAT_HOURS": "12"}), stop(place)
 
+    assert longer.json["decision"] == "block"
     assert "its 10 hours are over" in answer.json["systemMessage"]
-    assert stop(place, variables={"AUTOEXPERIMENT_CHAT_HOURS": "12"}).json["decision"] == "block"
 
 
 @pytest.mark.parametrize("name", ["AUTOEXPERIMENT_CHAT_HOURS", "AUTOEXPERIMENT_CHAT_ROUNDS"])
@@ -207,8 +217,148 @@ def test_progress_within_the_last_three_rounds_keeps_it_going(place: Place) -> N
         change(place.handover, decided=decided)
         decisions.append(stop(place).json.get("decision"))
 
-    # Told at 0 0 1; at 1 the last three blocks held 0 0 1, at the next 0 1 1, then 1 1 1: let go.
-    assert decisions == ["block"] * 5 + [None, "block", "block", "block", None]
+    # Told at 0 0 1; at 1 the last three blocks held 0 0 1, at the next 0 1 1, then 1 1 1: let go, for good.
+    assert decisions == ["block"] * 5 + [None] * 5
+
+
+def test_the_limit_is_said_once(place: Place) -> None:
+    expand(place, MODEL)
+    for _ in range(3):
+        stop(place)
+
+    last, next_one = stop(place), stop(place)
+
+    assert f"To go on here, type /{MODEL} again" in last.json["systemMessage"]
+    assert next_one.stdout == ""
+
+
+def test_a_stop_that_was_taken_up_by_somebody_else_still_counts(place: Place) -> None:
+    expand(place, MODEL)
+    request = place.handover.parent / "stop"
+    request.write_text("stop\n")
+    stop(place)
+
+    request.unlink()
+
+    assert stop(place).stdout == ""
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_session_that_was_over_and_is_opened_again_drives_no_chat_by_itself(place: Place, rounds: int) -> None:
+    expand(place, MODEL)
+    for _ in range(rounds):
+        stop(place)
+    change(place.handover, over="the breaker is open")
+    stop(place)
+
+    change(place.handover, over="")
+
+    assert stop(place).stdout == ""
+
+
+def test_a_session_that_was_over_before_keeps_no_chat_from_another_one(place: Place) -> None:
+    expand(place, MODEL)
+    change(place.handover, over="enough")
+    asked_for_the_tag, answered = stop(place), ask(place, "mar6")
+    change(place.handover, over="", tag="mar6")
+
+    answer = stop(place)
+
+    assert (asked_for_the_tag.stdout, answered.stdout) == ("", "")
+    assert answer.json["decision"] == "block"
+
+
+# ---- what the person types
+
+
+@pytest.mark.parametrize(
+    "prompt", ["how far are you?", "/experiment:compare", "/experiment:run x", "/experiment:models"]
+)
+def test_another_prompt_frees_a_chat_and_says_so_once(place: Place, prompt: str) -> None:
+    expand(place, MODEL)
+
+    first, second = ask(place, prompt), ask(place, prompt)
+
+    assert stop(place).stdout == ""
+    assert f"To go on, type /{MODEL} again" in first.json["systemMessage"]
+    assert (first.code, second.stdout, second.stderr) == (0, "", "")
+
+
+def test_another_prompt_frees_a_chat_of_a_client_without_prompt_ids(place: Place) -> None:
+    expand(place, MODEL, prompt_id=None)
+
+    ask(place, prompt_id=None)
+
+    assert stop(place).stdout == ""
+
+
+@pytest.mark.parametrize("command", [MODEL, DATA, FORK])
+def test_a_driving_command_is_no_other_prompt(place: Place, command: str) -> None:
+    expand(place, command)
+
+    answer = ask(place, f"/{command} t")
+
+    assert (answer.stdout, chat_file(place).exists()) == ("", True)
+
+
+def test_the_prompt_that_bound_a_chat_does_not_free_it_however_it_is_written(place: Place) -> None:
+    expand(place, FORK)
+
+    ask(place, "/autoexperiment", prompt_id=hooked.event(place, "UserPromptSubmit")["prompt_id"])
+
+    assert chat_file(place).exists()
+
+
+def test_background_work_that_ends_is_no_prompt_of_the_person(place: Place) -> None:
+    expand(place, MODEL)
+
+    ask(place, "<task-notification>\n<task-id>b1</task-id>\n</task-notification>")
+
+    assert stop(place).json["decision"] == "block"
+
+
+def test_an_answer_before_a_session_is_set_up_frees_nothing(place: Place) -> None:
+    expand(place, MODEL)
+    standin.git(place.root, "switch", "-q", "main")
+    ask(place, "mar6")
+
+    standin.git(place.root, "switch", "-q", "autoresearch/t")
+
+    assert stop(place).json["decision"] == "block"
+
+
+def test_a_prompt_frees_a_chat_that_drove_a_session_whose_branch_was_left(place: Place) -> None:
+    expand(place, MODEL)
+    stop(place)
+    standin.git(place.root, "switch", "-q", "main")
+
+    ask(place)
+
+    assert not chat_file(place).exists()
+
+
+def test_a_prompt_frees_a_chat_whose_session_cannot_be_read(place: Place) -> None:
+    expand(place, MODEL)
+    place.handover.write_text("{")
+
+    ask(place)
+
+    assert not chat_file(place).exists()
+
+
+def test_a_prompt_in_a_chat_that_drives_nothing_is_left_alone(place: Place) -> None:
+    answer = ask(place)
+
+    assert (answer.code, answer.stdout, answer.stderr) == (0, "", "")
+
+
+def test_a_new_command_binds_a_freed_chat_again(place: Place) -> None:
+    expand(place, MODEL)
+    ask(place)
+
+    expand(place, MODEL)
+
+    assert stop(place).json["decision"] == "block"
 
 
 def test_a_new_command_begins_the_count_afresh(place: Place) -> None:
@@ -273,6 +423,30 @@ def test_the_chat_around_a_forked_command_may_stop(place: Place) -> None:
     assert stop(place, plugin="mlx").stdout == ""
 
 
+@pytest.mark.parametrize(("kind", "is_kept"), [("mlx:ml-engineer", False), ("Explore", True)])
+def test_the_chat_around_a_fork_that_ended_without_a_word_may_stop(place: Place, kind: str, is_kept: bool) -> None:
+    expand(place, FORK)
+    begin_agent(place, kind=kind)
+
+    assert ("decision" in stop(place, plugin="mlx").json) == is_kept
+
+
+def test_a_second_agent_does_not_take_the_place_of_the_one_that_drives(place: Place) -> None:
+    expand(place, FORK)
+    begin_agent(place, "a1")
+    begin_agent(place, "a2")
+
+    assert stop_agent(place, "a2").stdout == ""
+    assert stop_agent(place, "a1").json["decision"] == "block"
+
+
+def test_an_agent_in_a_chat_that_drives_itself_takes_nothing_over(place: Place) -> None:
+    expand(place, MODEL)
+    begin_agent(place)
+
+    assert stop(place).json["decision"] == "block"
+
+
 def test_a_client_that_does_not_fork_is_kept_going_itself(place: Place) -> None:
     expand(place, FORK)
 
@@ -315,6 +489,28 @@ def test_a_chat_that_drives_is_told_so(place: Place) -> None:
     expand(place, MODEL)
 
     assert "This chat drives the loop" in begin(place).stdout
+
+
+def test_a_chat_that_is_opened_again_waits_for_its_person(place: Place) -> None:
+    expand(place, MODEL)
+
+    assert "This chat drives the loop" not in begin(place, "resume").stdout
+
+
+@pytest.mark.parametrize("how", ["prompt", "stop", "over"])
+def test_a_chat_that_drives_no_more_is_told_nothing_of_it(place: Place, how: str) -> None:
+    expand(place, MODEL)
+    if how == "prompt":
+        ask(place)
+    elif how == "stop":
+        (place.handover.parent / "stop").write_text("stop\n")
+    else:
+        change(place.handover, over="enough")
+
+    told = begin(place).stdout
+
+    assert "Session t on branch" in told
+    assert "This chat drives the loop" not in told
 
 
 def test_nothing_is_told_without_a_session(place: Place) -> None:

@@ -11,6 +11,7 @@ import standin
 
 from autoexperiment import loop, night, session, verdict
 from autoexperiment.awake import Power
+from autoexperiment.candidates import Repository
 from autoexperiment.errors import BreakerOpen, BudgetSpent, Locked, Refused, UsageError
 from autoexperiment.ledger import read_ledger
 from autoexperiment.night import Limit
@@ -375,3 +376,22 @@ def test_night_notes_where_its_power_comes_from_and_that_it_slept(
     assert [(n["what"], n.get("source"), n.get("percent"), n.get("seconds")) for n in notes] == [
         ("power", "mains", None, None), ("slept", None, None, 1800), ("power", "battery", 61, None),
     ]  # fmt: skip
+
+
+def test_what_the_loop_writes_is_ignored_in_this_clone_alone(project: Path) -> None:
+    (project / ".gitignore").write_text("")
+    standin.git(project, "commit", "-qam", "ignore nothing")
+    with session.start(project, "mar5", standin.PLAN):
+        pass
+    (project / "outputs/autoresearch-mar5/1").mkdir(parents=True)
+    (project / "outputs/autoresearch-mar5/1/run.log").write_text("x\n")
+    (project / "outputs/mine.txt").write_text("x\n")
+
+    shown = standin.git(project, "status", "--porcelain", "--untracked-files=all")
+
+    assert "run.log" not in shown
+    assert "outputs/mine.txt" in shown
+    exclude = project / ".git/info/exclude"
+    before = exclude.read_text()
+    Repository(project).leave_out(["/outputs/autoresearch-*"])
+    assert exclude.read_text() == before

@@ -1,26 +1,90 @@
-"""UserPromptExpansion hook: remembers that a chat has begun to drive a loop, so that `keep_going.py` knows it.
+"""UserPromptExpansion, UserPromptSubmit and SubagentStart hook: which chat drives a loop, so that `keep_going.py` knows.
 
 Usage: python3 bind.py < EVENT.json
-Exit codes: 0, whatever happens: the person's command always runs; a fault is told on stderr.
+A driving command binds its chat, and the agent that it is forked into is noted. Every other prompt of the person while
+the loop runs, such as a question after Esc, frees the chat: only a driving command binds it again.
+Exit codes: 0, whatever happens: the person's prompt always goes through; a fault is told on stderr.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_AWAKENED = "<task-notification>"  # how a prompt begins with which the client itself reports background work
 
 
 def main() -> int:
     try:
         event = json.loads(sys.stdin.buffer.read())
-        import chats
-
-        if event.get("command_name") in chats.COMMANDS:
-            chats.bind(event["session_id"], event["command_name"], time.time())
+        if answer := _ANSWERS[event["hook_event_name"]](event):
+            print(json.dumps(answer))
     except Exception as error:
-        print(f"The chat could not be bound to the loop, so it may end early: {error}", file=sys.stderr)
+        print(
+            f"The chat could not be bound to the loop or freed from it, so it may end early: {error}", file=sys.stderr
+        )
     return 0
+
+
+def _expanded(event: dict[str, Any]) -> None:
+    import chats
+
+    if event.get("command_name") in chats.COMMANDS:
+        chats.bind(event["session_id"], event["command_name"], time.time(), prompt_id=event.get("prompt_id") or "")
+
+
+def _submitted(event: dict[str, Any]) -> dict[str, Any] | None:
+    import chats
+
+    chat = chats.read(event["session_id"])
+    if chat is None or _is_drivers(event, chat) or _is_setting_up(event, chat):
+        return None
+    if not chats.forget(event["session_id"]):
+        return None
+    words = f"This chat no longer drives the loop by itself. To go on, type /{chat['command']} again."
+    return {"systemMessage": words}
+
+
+def _is_drivers(event: dict[str, Any], chat: dict[str, Any]) -> bool:
+    """Whether the prompt is a driving command's own, or the client's.
+
+    A command that is forked is expanded before it is submitted, any other afterwards.
+    """
+    import chats
+
+    prompt = str(event["prompt"])
+    is_bound_by_it = bool(chat.get("prompt_id")) and event.get("prompt_id") == chat["prompt_id"]
+    is_command = prompt.split(None, 1)[:1] in [[f"/{command}"] for command in chats.COMMANDS]
+    return is_bound_by_it or is_command or prompt.startswith(_AWAKENED)
+
+
+def _is_setting_up(event: dict[str, Any], chat: dict[str, Any]) -> bool:
+    """Whether there is nothing to drive yet: the prompt answers a question such as the one for the tag."""
+    import chats
+    import sessions
+
+    try:
+        active = sessions.active_at([event["cwd"], os.environ.get("CLAUDE_PROJECT_DIR") or event["cwd"]])
+    except sessions.Unreadable:
+        return False
+    return not chat["tag"] and all(chats.is_over(session, time.time()) for session in active[:1])
+
+
+def _began(event: dict[str, Any]) -> None:
+    import chats
+
+    chat = chats.read(event["session_id"])
+    if chat and chat["command"] == chats.FORKED and event.get("agent_type") == chats.ENGINEER and not chat.get("agent"):
+        chats.write(event["session_id"], {**chat, "agent": event["agent_id"]})
+
+
+_ANSWERS = {"UserPromptExpansion": _expanded, "UserPromptSubmit": _submitted, "SubagentStart": _began}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from sessions import Active
+
 COMMANDS = ("experiment:model", "experiment:data", "mlx:autoexperiment")
 FORKED = "mlx:autoexperiment"  # its work is done by an agent of its own, with a stop event of its own
 ENGINEER = "mlx:ml-engineer"
@@ -32,10 +34,20 @@ def file_of(session_id: str) -> str:
     return os.path.join(_folder(), session_id + ".json")
 
 
-def bind(session_id: str, command: str, now: float) -> None:
+def bind(session_id: str, command: str, now: float, *, prompt_id: str) -> None:
     """Remember that a chat drives a loop from now on; what was remembered of it before is dropped."""
     _remove_old(now)
-    write(session_id, {"version": 1, "command": command, "bound_at": now, "rounds": 0, "tag": "", "blocks": []})
+    begun = {"version": 1, "command": command, "prompt_id": prompt_id, "bound_at": now}
+    write(session_id, {**begun, "rounds": 0, "tag": "", "blocks": []})
+
+
+def forget(session_id: str) -> bool:
+    """Let a chat drive no more, until a command binds it again. Returns: whether it drove until now."""
+    try:
+        os.unlink(file_of(session_id))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _remove_old(now: float) -> None:
@@ -55,6 +67,24 @@ def read(session_id: str) -> dict[str, Any] | None:
     if chat["version"] != 1 or chat["command"] not in COMMANDS:
         raise ValueError(f"{file_of(session_id)} is of another version")
     return chat
+
+
+def is_over(session: Active, now: float) -> bool:
+    """Whether the session takes no more steps."""
+    ends_at = session.handover.get("ends_at")
+    return bool(session.handover["over"]) or (ends_at is not None and now >= ends_at)
+
+
+def is_stopped(session: Active, chat: dict[str, Any]) -> bool:
+    """Whether a person asked the session to stop since the chat was bound."""
+    return bool(session.stop_requested_at >= chat["bound_at"])
+
+
+def is_driven(session: Active, chat: dict[str, Any] | None, now: float) -> bool:
+    """Whether a chat with this memory, or none, is to go on with a session."""
+    if chat is None or chat.get("over") == session.tag:
+        return False
+    return not is_stopped(session, chat) and not is_over(session, now)
 
 
 def write(session_id: str, chat: dict[str, Any]) -> None:

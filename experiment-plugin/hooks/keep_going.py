@@ -4,7 +4,8 @@ Usage: python3 keep_going.py PLUGIN < EVENT.json     (PLUGIN: experiment or mlx,
 A chat is let go at once when it drives no loop, when no session's branch is checked out, when the session is over or
 was asked to stop (mlx loop stop), and while background work runs, whose end wakes it. Otherwise it is told to go on,
 for AUTOEXPERIMENT_CHAT_ROUNDS stops (500), AUTOEXPERIMENT_CHAT_HOURS (10), and as long as an experiment was decided
-since one of its last three stops. Esc always ends it: the client asks no hook then.
+since one of its last three stops. Whoever is let go for good drives again only after another driving command. Esc ends
+a turn without asking any hook; the person's next prompt then frees the chat (bind.py).
 Exit codes: 0, with a decision as JSON or nothing; a fault lets the chat stop and is told in a message.
 """
 
@@ -49,11 +50,13 @@ def _answer(plugin: str, event: dict[str, Any]) -> dict[str, Any] | None:
     if not active or event.get("background_tasks"):
         return None
     session, now = active[0], time.time()
-    if _is_done(session, chat, now):
+    if not chats.is_driven(session, chat, now):
+        _let_go(event["session_id"], chat, session)
         return None
     if reason := _limit(chat, session, now):
+        chats.forget(event["session_id"])
         return {
-            "systemMessage": f"The loop {session.tag} stops driving itself in this chat: {reason} {_go_on(session)}"
+            "systemMessage": f"The loop {session.tag} drives itself no longer here: {reason} {_go_on(session, chat)}"
         }
     _count(chat, session)
     chats.write(event["session_id"], chat)
@@ -74,10 +77,14 @@ def _is_drivers(event: dict[str, Any], chat: dict[str, Any]) -> bool:
     return bool(chat["agent"] == event["agent_id"])
 
 
-def _is_done(session: Active, chat: dict[str, Any], now: float) -> bool:
-    ends_at = session.handover.get("ends_at")
-    is_over = bool(session.handover["over"]) or (ends_at is not None and now >= ends_at)
-    return is_over or session.stop_requested_at >= chat["bound_at"]
+def _let_go(session_id: str, chat: dict[str, Any], session: Active) -> None:
+    """Remember that the session is done with; a chat that drove nothing yet may still begin another one."""
+    import chats
+
+    if chat["tag"] or chats.is_stopped(session, chat):
+        chats.forget(session_id)
+    else:
+        chats.write(session_id, {**chat, "over": session.tag})
 
 
 def _limit(chat: dict[str, Any], session: Active, now: float) -> str:
@@ -106,8 +113,11 @@ def _number(name: str, default: float) -> float:
     return value
 
 
-def _go_on(session: Active) -> str:
-    return f"Everything measured is in the ledger: mlx loop status {session.tag}. A night without a chat: mlx loop run"
+def _go_on(session: Active, chat: dict[str, Any]) -> str:
+    return (
+        f"Everything measured is in the ledger: mlx loop status {session.tag}. To go on here, type /{chat['command']} "
+        "again. A night without a chat: mlx loop run"
+    )
 
 
 def _count(chat: dict[str, Any], session: Active) -> None:

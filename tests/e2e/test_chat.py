@@ -15,7 +15,7 @@ import contracts
 import pytest
 import standin
 from e2e import client
-from e2e.fakeapi import FakeAPI, Request, Step, Track, bash, call, say
+from e2e.fakeapi import FakeAPI, Request, Step, Track, bash, call, error, say
 
 from autoexperiment.ledger import read_ledger
 from autoexperiment.paths import ProjectPaths
@@ -171,6 +171,54 @@ def test_ordinary_chat_in_the_same_folder_may_stop(toy: Path) -> None:
                    "--allowedTools", "Bash(mlx loop *)")  # fmt: skip
 
     assert run.result == "done"
+
+
+@pytest.mark.parametrize("prompt", ["how far are you?", "/experiment:compare 3"])
+def test_chat_that_was_broken_off_answers_another_prompt_and_stops(toy: Path, prompt: str) -> None:
+    session = str(uuid.uuid4())
+    track = Track([bash("mlx loop start mar5"), step("baseline"), WAIT, say("an answer"), say("sent on")])
+    with FakeAPI(track) as api:
+        place = place_for(toy, api)
+        broken_off = ("--session-id", session, "--max-turns", "3")  # as after Esc: no stop hook was asked
+        client.claude(place, "/experiment:model mar5", *broken_off, plugins=[EXPERIMENT])
+        run = client.claude(place, prompt, "--resume", session, plugins=[EXPERIMENT])
+
+    assert run.result == "an answer"
+    assert "type /experiment:model again" in run.hooks("UserPromptSubmit")[-1]["stdout"]
+
+
+@pytest.mark.parametrize("again", ["/experiment:model mar5", "/experiment:data mar5"])
+def test_chat_that_was_broken_off_is_driven_by_the_command_again(toy: Path, again: str) -> None:
+    session = str(uuid.uuid4())
+    track = Track([bash("mlx loop start mar5"), step("baseline"), WAIT, say("a pause"), *[say("sent on")] * 6])
+    with FakeAPI(track) as api:
+        place = place_for(toy, api)
+        broken_off = ("--session-id", session, "--max-turns", "3")
+        client.claude(place, "/experiment:model mar5", *broken_off, plugins=[EXPERIMENT])
+        run = client.claude(place, again, "--resume", session, plugins=[EXPERIMENT])
+
+    assert run.result == "sent on"
+    assert not any(answer["stdout"] for answer in run.hooks("UserPromptSubmit"))
+
+
+def test_chat_that_background_work_woke_is_still_driven(toy: Path) -> None:
+    script = [bash("mlx loop start mar5"), step("baseline"), WAIT, bash("sleep 1", run_in_background=True),
+              say("waiting"), *[say("sent on")] * 6]  # fmt: skip
+    run, _ = _chat(toy, script, "/experiment:model mar5", "--allowedTools", "Bash(sleep *)")
+
+    assert not run.denials
+    assert run.result == "sent on"
+
+
+def test_chat_around_a_fork_that_failed_is_not_driven(toy: Path) -> None:
+    client.execute(place_for(toy, FakeAPI()), ["mlx", "loop", "start", "mar5"])
+    engineer = Track([error(400, "invalid_request_error", "no")], marker=ENGINEER, where="system")
+    outside = Track([say("it failed"), say("sent on"), say("sent on")])
+    with FakeAPI(engineer, outside) as api:
+        run = client.claude(place_for(toy, api), "/mlx:autoexperiment train.py", plugins=[ROOT])
+
+    assert engineer.requests
+    assert "sent on" not in run.stdout
 
 
 def test_state_is_handed_over_after_a_compaction(toy: Path) -> None:
