@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shutil
 import signal
@@ -403,6 +404,21 @@ def test_damaged_environment_is_made_again(machine: Machine, damage: str) -> Non
 
     assert answer.stdout.endswith(" again\n"), answer.stderr
     assert "ready" in answer.stderr
+
+
+@pytest.mark.parametrize("key", ["digest", "extras"])
+@pytest.mark.parametrize("wanted", ["", "gpt"])
+def test_stamp_that_lacks_a_part_is_no_reason_to_fail(machine: Machine, key: str, wanted: str) -> None:
+    machine.lend_uv()
+    machine.run("hello")
+    stamp = json.loads((machine.home / "current.json").read_text())
+    del stamp[key]
+    (machine.home / "current.json").write_text(json.dumps(stamp))
+
+    answer = machine.run("again", AUTOEXPERIMENT_EXTRAS=wanted)
+
+    assert (answer.returncode, answer.stdout.endswith(" again\n")) == (0, True), answer.stderr
+    assert "Traceback" not in answer.stderr
 
 
 def test_killed_set_up_never_counts_and_its_installer_is_waited_for(machine: Machine) -> None:

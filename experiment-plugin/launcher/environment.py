@@ -93,7 +93,7 @@ def write_stamp(home: str, stamp: dict[str, Any]) -> None:
 
 def is_current(stamp: dict[str, Any], digest: str) -> bool:
     """Whether the environment was made from this source (any, where there is none now) with the wanted parts."""
-    return bool(stamp) and digest in ("", stamp["digest"]) and wanted_extras() in ("", stamp["extras"])
+    return bool(stamp) and digest in ("", stamp.get("digest")) and wanted_extras() in ("", stamp.get("extras"))
 
 
 def mark_used(folder: str) -> None:
