@@ -21,12 +21,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from plugin_parts import NAME, Finding, Plugin, check_agent, check_hooks, check_skill, line_of
+from plugin_hooks import check_hooks, check_manifest_hooks, check_skill_hooks
+from plugin_parts import NAME, Finding, Plugin, check_agent, check_skill, line_of
 
 ROOT = Path(__file__).resolve().parent.parent
 META = ".claude-plugin"
 META_FILES = ("plugin.json", "marketplace.json", "icon.png", "icon.svg")
-RESERVED = ("claude-plugins-official", "claude-code-plugins", "claude-code-marketplace", "anthropic-plugins", "inline")
+# what client 2.1.329 keeps for its vendor's own marketplaces, in any case of letters
+RESERVED = (
+    "agent-skills", "anthropic-agent-skills", "anthropic-marketplace", "anthropic-plugin-directory",
+    "anthropic-plugins", "claude-code-marketplace", "claude-code-plugins", "claude-community",
+    "claude-for-financial-services", "claude-for-legal", "claude-plugin-directory", "claude-plugins-community",
+    "claude-plugins-official", "claude-tag-plugins", "financial-services-plugins", "first-party-plugins", "healthcare",
+    "inline", "knowledge-work-plugins", "life-sciences",
+)  # fmt: skip
 VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
 
@@ -75,8 +83,12 @@ def _check_marketplace(root: Path) -> tuple[list[Finding], list[Path]]:
         found.append(
             Finding(str(path), line_of(text, '"name"'), what, "Allowed: a-z, 0-9, hyphens; no name of the vendor's.")
         )
-    folders = list(own)
-    for entry in filter(lambda entry: isinstance(entry, dict), market.get("plugins", [])):
+    folders, entries = list(own), market.get("plugins")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        what = f"plugins is {entries!r:.60}."
+        found.append(Finding(str(path), line_of(text, '"plugins"'), what, "Allowed: a list of objects."))
+        return found, folders
+    for entry in entries:
         found += _check_entry(entry, path, text, folders)
     return found, folders
 
@@ -134,6 +146,9 @@ def _check_plugin(plugin: Plugin) -> Iterator[Finding]:
         yield from _check_skill_folder(folder, plugin)
     for file in sorted(plugin.folder.glob("agents/*.md")):
         yield from check_agent(file, plugin)
+    manifest, faults = _load(plugin.folder / META / "plugin.json")
+    if not faults and "hooks" in manifest:
+        yield from check_manifest_hooks(plugin.folder / META / "plugin.json", plugin)
     hooks = plugin.folder / "hooks" / "hooks.json"
     if hooks.exists():
         yield from check_hooks(hooks, plugin)
@@ -158,7 +173,7 @@ def _check_bin(plugin: Plugin) -> Iterator[Finding]:
 
 def _check_skill_folder(folder: Path, plugin: Plugin) -> list[Finding]:
     if "SKILL.md" in {entry.name for entry in folder.iterdir()}:
-        return check_skill(folder / "SKILL.md", plugin)
+        return [*check_skill(folder / "SKILL.md", plugin), *check_skill_hooks(folder / "SKILL.md", plugin)]
     return [
         Finding(
             str(folder),

@@ -1,8 +1,8 @@
 """The head of a SKILL.md or an agent's file: a small part of YAML, read strictly.
 
 The client reads broken YAML leniently and drops what it does not understand. Here everything outside this part is
-refused: `key: value` with plain or quoted scalars, `>` and `|` blocks, lists as `[a, b]` or one `- item` a line, and
-one nested mapping. Runs on a bare python3.
+refused: `key: value` with plain or quoted scalars, `>` and `|` blocks at the top level, lists as `[a, b]` or one
+`- item` a line, and mappings and lists inside each other by their indentation. Runs on a bare python3.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Value = Union[str, bool, int, List[Any], Dict[str, Any]]  # noqa: UP006, UP007
 _KEY = re.compile(r"([A-Za-z][A-Za-z0-9_-]*):(?: +(.*))?$")
 _BLOCK = re.compile(r"[>|][+-]?$")
 _INDICATORS = "[]{}&*!|>%@`\"'#?,-:"
-_SUBSET = "Allowed: 'key: value', quotes, '>-' and '|' blocks, [a, b], '- item' lines, one nested mapping."
+_SUBSET = "Allowed: 'key: value', quotes, '>-' and '|' blocks, [a, b], '- item' lines, nested mappings."
 
 
 class Malformed(ValueError):
@@ -87,10 +87,10 @@ class _Reader:
         block = self._indented()
         if rest:
             return _folded(rest, [line for _, line in block])
-        filled = [(place, line.strip()) for place, line in block if line.strip() and not line.strip().startswith("#")]
+        filled = [(place, line.rstrip()) for place, line in block if line.strip() and line.strip()[0] != "#"]
         if not filled:
             raise Malformed(number, "The key has no value.")
-        return _list(filled) if filled[0][1].startswith("- ") else _mapping(filled)
+        return _block(filled)
 
     def _indented(self) -> list[tuple[int, str]]:
         """The lines below a key that are set in, with their places; tabs do not count as such."""
@@ -112,20 +112,49 @@ def _folded(sign: str, lines: list[str]) -> str:
     return (" " if sign[0] == ">" else "\n").join(line.strip() for line in lines).strip()
 
 
-def _list(block: list[tuple[int, str]]) -> list[Value]:
-    for number, line in block:
-        if not line.startswith("- "):
-            raise Malformed(number, f"{line[:60]!r} stands in a list and is no '- item'.")
-    return [_scalar(line[2:].strip(), number) for number, line in block]
+def _block(lines: list[tuple[int, str]]) -> Value:
+    return _list(lines) if lines[0][1].strip().startswith("- ") else _mapping(lines)
 
 
-def _mapping(block: list[tuple[int, str]]) -> dict[str, Value]:
+def _parts(lines: list[tuple[int, str]], *, is_list: bool) -> list[list[tuple[int, str]]]:
+    """The lines of each entry: one at the indentation of the first, and those that belong to it."""
+    level, parts = _level(lines[0][1]), []
+    for number, line in lines:
+        if _level(line) < level:
+            raise Malformed(number, f"{line.strip()[:60]!r} is not set in as the lines above it.")
+        is_deeper = _level(line) > level or (not is_list and line.strip().startswith("- "))
+        if is_deeper:
+            parts[-1].append((number, line))
+        else:
+            parts.append([(number, line)])
+    return parts
+
+
+def _level(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
+
+
+def _list(lines: list[tuple[int, str]]) -> list[Value]:
+    return [_item(part) for part in _parts(lines, is_list=True)]
+
+
+def _item(lines: list[tuple[int, str]]) -> Value:
+    number, line = lines[0]
+    text = line.strip()
+    if not text.startswith("- "):
+        raise Malformed(number, f"{text[:60]!r} stands in a list and is no '- item'.")
+    if len(lines) > 1 or _KEY.match(text[2:].strip()):
+        return _mapping([(number, line.replace("-", " ", 1)), *lines[1:]])
+    return _scalar(text[2:].strip(), number)
+
+
+def _mapping(lines: list[tuple[int, str]]) -> dict[str, Value]:
     found: dict[str, Value] = {}
-    for number, line in block:
-        key, rest = _key(line, number)
-        if key in found or not rest:
-            raise Malformed(number, f"The nested key {key!r} is there twice or has no value on its line.")
-        found[key] = _scalar(rest, number)
+    for (number, line), *below in _parts(lines, is_list=False):
+        key, rest = _key(line.strip(), number)
+        if key in found or bool(rest) == bool(below):
+            raise Malformed(number, f"The nested key {key!r} is there twice, or has no value, or two.")
+        found[key] = _block(below) if below else _scalar(rest, number)
     return found
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ SKILL_KEYS = {
     "name": str, "description": str, "when_to_use": str, "argument-hint": str, "arguments": (str, list),
     "disable-model-invocation": bool, "user-invocable": bool, "allowed-tools": (str, list),
     "disallowed-tools": (str, list), "model": str, "effort": str, "context": str, "agent": str, "background": bool,
-    "paths": (str, list), "shell": str, "metadata": dict, "license": str, "compatibility": str,
+    "paths": (str, list), "shell": str, "hooks": dict, "metadata": dict, "license": str, "compatibility": str,
 }  # fmt: skip
 AGENT_KEYS = {
     "name": str, "description": str, "tools": (str, list), "disallowedTools": (str, list), "model": str, "effort": str,
@@ -35,7 +34,10 @@ WORDS = {
     "memory": ("user", "project", "local"), "isolation": ("worktree",),
     "color": ("red", "blue", "green", "yellow", "purple", "orange", "pink", "cyan"),
 }  # fmt: skip
-MODELS = re.compile(r"sonnet|opus|haiku|fable|inherit|claude-[a-z0-9.-]+")
+_FAMILY = "opus|sonnet|haiku|fable|mythos"
+MODELS = re.compile(
+    rf"((sonnet|opus|haiku|fable|best|opusplan|inherit)|claude-([0-9]-)*({_FAMILY})(-[a-z0-9.-]+)?)(\[1m\])?"
+)
 TOOLS = (
     "Agent", "AskUserQuestion", "Bash", "BashOutput", "CronCreate", "CronDelete", "CronList", "Edit", "EnterWorktree",
     "ExitPlanMode", "ExitWorktree", "Glob", "Grep", "KillShell", "ListAgents", "LSP", "Monitor", "MultiEdit",
@@ -44,14 +46,6 @@ TOOLS = (
     "Write",
 )  # fmt: skip
 BUILT_IN_AGENTS = ("general-purpose", "Explore", "Plan", "claude", "statusline-setup")
-EVENTS = (
-    "SessionStart", "SessionEnd", "Setup", "UserPromptSubmit", "UserPromptExpansion", "PreToolUse", "PermissionRequest",
-    "PermissionDenied", "PostToolUse", "PostToolUseFailure", "PostToolBatch", "Notification", "SubagentStart",
-    "SubagentStop", "Stop", "StopFailure", "PreCompact", "PostCompact", "InstructionsLoaded", "ConfigChange",
-    "CwdChanged", "FileChanged", "TaskCreated", "TaskCompleted", "TeammateIdle", "WorktreeCreate", "WorktreeRemove",
-    "Elicitation", "ElicitationResult", "MessageDisplay", "DirectoryAdded",
-)  # fmt: skip
-TOOL_EVENTS = ("PreToolUse", "PermissionRequest", "PermissionDenied", "PostToolUse", "PostToolUseFailure")
 
 
 @dataclass(frozen=True)
@@ -222,7 +216,7 @@ def check_skill(path: Path, plugin: Plugin) -> list[Finding]:
 def _check_grants(document: Document) -> Iterator[Finding]:
     rules, _ = split_tools(document.head.values.get("allowed-tools", []))
     for rule in rules:
-        if rule in ("Bash", "Bash(*)", "Bash(:*)"):
+        if re.fullmatch(r"Bash(\([\s*:]*\))?", rule):
             what = f"{rule!r} approves every shell command without asking."
             yield document.finding("allowed-tools", what, "Allowed: Bash(command *).")
 
@@ -240,6 +234,13 @@ def _check_fork(document: Document, plugin: Plugin) -> Iterator[Finding]:
         yield document.finding("agent", what, f"Allowed: {', '.join(known)}.")
 
 
+_FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)  # a shell's own variables
+
+
+def _blanked(match: re.Match[str]) -> str:
+    return re.sub(r"[^\n]", " ", match.group())
+
+
 def _check_arguments(document: Document) -> Iterator[Finding]:
     value = document.head.values.get("arguments")
     names = value.split() if isinstance(value, str) else value if isinstance(value, list) else []
@@ -249,6 +250,10 @@ def _check_arguments(document: Document) -> Iterator[Finding]:
             yield document.finding("arguments", f"{name!r} is no name.", "Allowed: a-z, 0-9 and _.")
         elif not re.search(rf"\${name}\b", body):
             yield document.finding("arguments", f"${name} is not in the body.", "Allowed: names that the body uses.")
+    for match in re.finditer(r"(?<![\\\w$])\$([a-z][a-z0-9_]*)", re.sub(_FENCED, _blanked, body)):
+        if match.group(1) not in names:
+            what = f"{match.group()!r} is no argument, and stays as it is."
+            yield document.body_finding(match.start(), what, "Allowed: names in 'arguments'; escape a real one as \\$.")
     if names and "$ARGUMENTS" not in body:
         what = "The body has no $ARGUMENTS, so other clients do not show what was typed."
         yield document.finding("arguments", what, "Allowed: a line such as 'Arguments: $ARGUMENTS'.")
@@ -261,20 +266,35 @@ def _check_compatibility(document: Document) -> Iterator[Finding]:
         yield document.finding("compatibility", what, f"Allowed: {MAX_COMPATIBILITY}.")
 
 
+_LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
+_VARIABLE = re.compile(r"\$\{?CLAUDE_(PLUGIN_ROOT|SKILL_DIR)\}?/([\w./-]*\w)")
+_QUOTED = re.compile(r"`((?:references|scripts|assets)/[\w./-]*\w)`")  # what skills keep beside them
+
+
 def check_links(document: Document, plugin: Plugin) -> Iterator[Finding]:
-    """Markdown links and `${CLAUDE_…}/` paths of a body that lead to no file, or out of the plugin."""
-    body = document.head.body
-    roots = {"PLUGIN_ROOT": plugin.folder, "SKILL_DIR": document.path.parent}
-    link, variable = r"\]\((?!\w+:|#)([^)#\s]+)", r"\$\{CLAUDE_(PLUGIN_ROOT|SKILL_DIR)\}/([\w./-]*\w)"
-    targets = [(match.start(), document.path.parent, match.group(1)) for match in re.finditer(link, body)]
-    targets += [(match.start(), roots[match.group(1)], match.group(2)) for match in re.finditer(variable, body)]
+    """Links, `${CLAUDE_…}/` paths and quoted resources that lead to no file, or out of the plugin."""
+    body, own = document.head.body, document.path.parent
+    roots = {"PLUGIN_ROOT": plugin.folder, "SKILL_DIR": own}
+    targets = [(match.start(), own, match.group(1)) for match in _LINK.finditer(body)]
+    targets += [(match.start(), roots[match.group(1)], match.group(2)) for match in _VARIABLE.finditer(body)]
+    for match in _QUOTED.finditer(body):
+        is_plugins = not (own / match.group(1)).exists() and (plugin.folder / match.group(1)).exists()
+        targets.append((match.start(), plugin.folder if is_plugins else own, match.group(1)))
     for place, base, target in targets:
-        found = (base / target).resolve()
-        if not found.exists():
-            yield document.body_finding(place, f"{target!r} leads nowhere.", "Allowed: a file of the plugin.")
-        elif plugin.folder.resolve() not in found.parents:
-            what = f"{target!r} lies outside the plugin, and an installed one can't read it."
-            yield document.body_finding(place, what, "Allowed: a file of the plugin.")
+        if fault := _link_fault(base, target, plugin):
+            yield document.body_finding(place, fault, "Allowed: a file of the plugin.")
+    for key in ("allowed-tools", "disallowed-tools"):
+        for match in _VARIABLE.finditer(str(document.head.values.get(key, ""))):
+            if fault := _link_fault(roots[match.group(1)], match.group(2), plugin):
+                yield document.finding(key, fault, "Allowed: a file of the plugin.")
+
+
+def _link_fault(base: Path, target: str, plugin: Plugin) -> str:
+    found = (base / target).resolve()
+    if not found.exists():
+        return f"{target!r} leads nowhere."
+    is_inside = plugin.folder.resolve() in (found, *found.parents)
+    return "" if is_inside else f"{target!r} lies outside the plugin, and an installed one can't read it."
 
 
 # ---- agents
@@ -302,62 +322,3 @@ def _check_agent_values(document: Document) -> Iterator[Finding]:
     turns = document.head.values.get("maxTurns", 1)
     if isinstance(turns, int) and turns < 1:
         yield document.finding("maxTurns", f"maxTurns is {turns}.", "Allowed: 1 or more.")
-
-
-# ---- hooks
-
-
-def check_hooks(path: Path, plugin: Plugin) -> list[Finding]:
-    """Everything that is wrong with hooks.json: events, matchers, and scripts that are not there."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        events = json.loads(text)["hooks"]
-        entries = [(event, str(entry.get("matcher", ""))) for event, listed in events.items() for entry in listed]
-        hooks = [hook for listed in events.values() for entry in listed for hook in entry["hooks"]]
-        commands = [str(hook.get("command", "")) for hook in hooks]
-    except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        what = f"The file can't be read as hooks: {fault!r}."
-        return [Finding(str(path), 1, what, 'Allowed: {"hooks": {Event: [{"hooks": […]}]}}.')]
-    found = list(_check_events(path, text, events))
-    for event, matcher in entries:
-        found += _check_matcher(path, text, event, matcher)
-    for command in commands:
-        found += _check_command(path, text, command, plugin)
-    return found
-
-
-def _check_events(path: Path, text: str, events: Iterable[str]) -> Iterator[Finding]:
-    for event in events:
-        if event not in EVENTS:
-            near = difflib.get_close_matches(event, EVENTS, 1)
-            allowed = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(EVENTS)}."
-            yield Finding(str(path), line_of(text, f'"{event}"'), f"Unknown event {event!r}.", allowed)
-
-
-def _check_matcher(path: Path, text: str, event: str, matcher: str) -> Iterator[Finding]:
-    line = line_of(text, json.dumps(matcher))
-    if re.fullmatch(r"[A-Za-z0-9_|,-]*", matcher):
-        for name in re.split(r"[|,]", matcher) if matcher and event in TOOL_EVENTS else ():
-            if name not in TOOLS and not name.startswith("mcp__"):
-                yield Finding(
-                    str(path), line, f"The matcher names the unknown tool {name!r}.", "Allowed: the client's tools."
-                )
-        return
-    try:
-        re.compile(matcher)
-    except re.error as fault:
-        yield Finding(
-            str(path), line, f"The matcher {matcher!r} is no regular expression: {fault}.", "Allowed: A|B, or one."
-        )
-
-
-def _check_command(path: Path, text: str, command: str, plugin: Plugin) -> Iterator[Finding]:
-    for match in re.finditer(r'("?)\$\{CLAUDE_PLUGIN_ROOT\}/([^"\s]+)', command):
-        line, script = line_of(text, match.group(2)), plugin.folder / match.group(2)
-        if not script.is_file():
-            what = f"The hook's script {match.group(2)!r} does not exist, and the client goes on without it."
-            yield Finding(str(path), line, what, "Allowed: a file of the plugin.")
-        elif match.start() == 0 and not script.stat().st_mode & 0o111:
-            yield Finding(str(path), line, f"{match.group(2)!r} is run and not executable.", "Type: chmod +x")
-        if not match.group(1):
-            yield Finding(str(path), line, f"{match.group()!r} is not quoted.", "Allowed: double quotes around it.")

@@ -128,6 +128,33 @@ def added(name: str, text: str) -> Plant:
     return lambda root: put(root, name, text)
 
 
+def both(one: Plant, other: Plant) -> Plant:
+    def plant(root: Path) -> None:
+        one(root)
+        other(root)
+
+    return plant
+
+
+def run_by(hook: str) -> Plant:
+    """hooks.json with a hook of its own in place of the first."""
+    return swap("hooks/hooks.json", json.dumps({"type": "command", "command": COMMAND}), hook)
+
+
+def shell(command: str) -> Plant:
+    return run_by(json.dumps({"type": "command", "command": command}))
+
+
+def spoken(hooks: object) -> Plant:
+    """plugin.json that speaks of hooks itself."""
+    return added(".claude-plugin/plugin.json", json.dumps({"name": "toys", "version": "0.1.0", "hooks": hooks}))
+
+
+def hooked_skill(script: str, event: str = "Stop") -> Plant:
+    lines = f"hooks:\n  {event}:\n    - hooks:\n        - type: command\n          command: '{script}'\n          once: true\n"
+    return skill("compatibility: any\n", lines)
+
+
 S, A, H, M = "skills/toy/SKILL.md", "agents/helper.md", "hooks/hooks.json", ".claude-plugin/marketplace.json"
 P = ".claude-plugin/plugin.json"
 # what is planted, where it must be found ("path:line"), and what the finding must say
@@ -194,6 +221,35 @@ FAULTS: list[tuple[str, Plant, str, str]] = [
     ("hooks: bad expression", hooks("^toys:helper$", "^(toys"), f"{H}:1", "no regular expression"),
     ("hooks: unknown tool", hooks("Edit|Bash", "Edit|Bsh"), f"{H}:1", "unknown tool 'Bsh'"),
     ("hooks: unknown event", hooks("PreToolUse", "PreToolUsed"), f"{H}:1", "Did you mean 'PreToolUse'"),
+    ("hooks: no script of an exec form",
+     run_by('{"type": "command", "command": "python3", "args": ["${CLAUDE_PLUGIN_ROOT}/hooks/nope.py"]}'),
+     f"{H}:1", "'hooks/nope.py' does not exist"),
+    ("hooks: no program of an exec form", run_by('{"type": "command", "command": "${CLAUDE_PLUGIN_ROOT}/x.py", "args": []}'),
+     f"{H}:1", "'x.py' does not exist"),
+    ("hooks: bare variable", shell('python3 "$CLAUDE_PLUGIN_ROOT/hooks/nope.py"'), f"{H}:1", "'hooks/nope.py' does not exist"),
+    ("hooks: path outside the quotes", shell('python3 "${CLAUDE_PLUGIN_ROOT}"/hooks/nope.py'),
+     f"{H}:1", "'hooks/nope.py' does not exist"),
+    ("hooks: assignment before", shell('A=1 "${CLAUDE_PLUGIN_ROOT}/hooks/guard.py"'), f"{H}:1", "not executable"),
+    ("hooks: args are no list", run_by('{"type": "command", "command": "x", "args": 7}'), f"{H}:1", "can't be read as hooks"),
+    ("manifest: hooks of its own", spoken({"Stop": [{"hooks": [{"command": '"${CLAUDE_PLUGIN_ROOT}/hooks/nope.py"'}]}]}),
+     f"{P}:1", "'hooks/nope.py' does not exist"),
+    ("manifest: no file of hooks", spoken("./hooks/more.json"), f"{P}:1", "hooks names './hooks/more.json'"),
+    ("manifest: broken file of hooks", both(spoken(["./more.json"]), added("more.json", "{")),
+     "more.json:1", "can't be read as hooks"),
+    ("skill: no script of a hook", hooked_skill('"${CLAUDE_PLUGIN_ROOT}/hooks/nope.py"'), f"{S}:20", "'hooks/nope.py' does not exist"),
+    ("skill: unknown event", hooked_skill("true", "Stopp"), f"{S}:17", "Did you mean 'Stop'"),
+    ("dead path without braces", skill("`${CLAUDE_SKILL_DIR}", "$CLAUDE_PLUGIN_ROOT/gone.md `${CLAUDE_SKILL_DIR}"), f"{S}:25",
+     "'gone.md' leads nowhere"),
+    ("dead quoted resource", skill("# Toys", "# Toys `references/gone.md`"), f"{S}:22", "'references/gone.md' leads nowhere"),
+    ("dead path of a grant", skill("Bash(mlx loop *)", "Bash(python3 ${CLAUDE_PLUGIN_ROOT}/gone.py *)"), f"{S}:13",
+     "'gone.py' leads nowhere"),
+    ("grant of everything", skill("Bash(mlx loop *)", "Bash(**)"), f"{S}:13", "approves every shell command"),
+    ("grant of everything, with a blank", skill("Bash(mlx loop *)", '"Bash( *)"'), f"{S}:13", "approves every shell command"),
+    ("model of no family", skill("model: opus", "model: claude-oops"), f"{S}:11", "model is 'claude-oops'"),
+    ("undeclared argument", skill("tag $tag,", "tag $tag, of $owner,"), f"{S}:24", "'$owner' is no argument"),
+    ("market: vendor's name", market('"shop"', '"life-sciences"'), f"{M}:2", "called 'life-sciences'"),
+    ("market: no plugins", added(M, '{"name": "shop",\n"plugins": null}'), f"{M}:2", "plugins is None"),
+    ("market: plugins of text", added(M, '{"name": "shop",\n"plugins": ["./two"]}'), f"{M}:2", "plugins is ['./two']"),
     ("bin: not executable", lambda root: (root / "bin/toy").chmod(0o644), "bin/toy:1", "not executable"),
     ("bin: no interpreter", lambda root: (root / "bin/toy").write_text("echo\n") and None, "bin/toy:1", "'#!'"),
     ("misplaced folder", added(".claude-plugin/skills/x/SKILL.md", SKILL), ".claude-plugin/skills:1", "one folder up"),
@@ -219,6 +275,31 @@ def test_planted_fault_is_found_where_it_stands(shop: Path, plant: Plant, place:
     found = [str(finding) for finding in check_plugin.check(shop)]
 
     assert [finding for finding in found if finding.startswith(f"{place}: ") and words in finding], found
+
+
+SOUND: list[tuple[str, Plant]] = [
+    ("matcher for all", hooks("Edit|Bash", "*")),
+    ("named group", hooks("^toys:helper$", "^(?<who>toys):helper\\\\k<who>(?<!x)$")),
+    ("exec form", run_by('{"type": "command", "command": "python3", "args": ["${CLAUDE_PLUGIN_ROOT}/hooks/guard.py"]}')),
+    ("program of an exec form", run_by('{"type": "command", "command": "${CLAUDE_PLUGIN_ROOT}/bin/toy", "args": []}')),
+    ("hooks of a skill", hooked_skill('python3 "${CLAUDE_PLUGIN_ROOT}/hooks/guard.py"')),
+    ("hooks of the manifest", spoken({"hooks": {"Stop": [{"hooks": [{"type": "command", "command": COMMAND}]}]}})),
+    ("file of hooks", spoken("./hooks/hooks.json")),
+    ("dated model", skill("model: opus", "model: claude-3-5-sonnet-20241022")),
+    ("model with a long context", skill("model: opus", "model: claude-opus-4-5[1m]")),
+    ("a shell's own variables", skill("# Toys\n", "# Toys\n```\nfor f in *; do echo $f; done\n```\n")),
+    ("money and the environment", skill("# Toys", "# Toys for \\\\$five, $HOME")),
+    ("resource of the plugin", skill("# Toys", "# Toys `references/guide.md`")),
+    ("file of a project", skill("# Toys", "# Toys `src/gone.py`")),
+    ("grant of one script", skill("Bash(mlx loop *)", "Bash(${CLAUDE_PLUGIN_ROOT}/bin/toy *)")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("plant", [case[1] for case in SOUND], ids=[case[0] for case in SOUND])
+def test_what_the_client_takes_is_no_finding(shop: Path, plant: Plant) -> None:
+    plant(shop)
+
+    assert [str(finding) for finding in check_plugin.check(shop)] == []
 
 
 def test_folder_without_any_plugin_is_a_fault(tmp_path: Path) -> None:
@@ -317,7 +398,30 @@ def test_yaml_outside_the_small_part_is_refused(line: str) -> None:
     assert fault.value.line == 2
 
 
+def test_lists_and_mappings_stand_inside_each_other() -> None:
+    lines = [
+        "Stop:",
+        "- matcher: '*'",
+        "  hooks:",
+        "    - type: command",
+        "      timeout: 5",
+        "    - type: prompt",
+        "Setup: x",
+    ]
+
+    head = frontmatter.parse("---\nhooks:\n" + "".join(f"  {line}\n" for line in lines) + "---\n")
+
+    asked = [{"type": "command", "timeout": 5}, {"type": "prompt"}]
+    assert head.values == {"hooks": {"Stop": [{"matcher": "*", "hooks": asked}], "Setup": "x"}}
+
+
 def test_uneven_nested_values_are_refused() -> None:
-    for block in ("a:\n  - b\n  c: d\n", "a:\n  b: c\n  b: d\n", "a:\n  b:\n"):
+    for block in (
+        "a:\n  - b\n  c: d\n",
+        "a:\n    b: c\n  d: e\n",
+        "a:\n  b: c\n    d: e\n",
+        "a:\n  b: c\n  b: d\n",
+        "a:\n  b:\n",
+    ):
         with pytest.raises(frontmatter.Malformed):
             frontmatter.parse(f"---\n{block}---\n")

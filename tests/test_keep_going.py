@@ -301,12 +301,21 @@ def test_a_driving_command_is_no_other_prompt(place: Place, command: str) -> Non
     assert (answer.stdout, chat_file(place).exists()) == ("", True)
 
 
-def test_the_prompt_that_bound_a_chat_does_not_free_it_however_it_is_written(place: Place) -> None:
-    expand(place, FORK)
+def test_what_is_typed_while_the_agent_works_frees_nothing(place: Place) -> None:
+    expand(place, MODEL)
 
-    ask(place, "/autoexperiment", prompt_id=hooked.event(place, "UserPromptSubmit")["prompt_id"])
+    ask(place, "try a smaller one", prompt_id=hooked.event(place, "UserPromptSubmit")["prompt_id"])
 
-    assert chat_file(place).exists()
+    assert stop(place).json["decision"] == "block"
+
+
+def test_what_is_typed_in_a_turn_of_background_work_frees_nothing(place: Place) -> None:
+    expand(place, MODEL)
+    ask(place, "<task-notification>\n</task-notification>", prompt_id="woken")
+
+    ask(place, "try a smaller one", prompt_id="woken")
+
+    assert stop(place).json["decision"] == "block"
 
 
 def test_background_work_that_ends_is_no_prompt_of_the_person(place: Place) -> None:

@@ -414,8 +414,9 @@ def test_stamp_that_lacks_a_part_is_no_reason_to_fail(machine: Machine, key: str
     stamp = json.loads((machine.home / "current.json").read_text())
     del stamp[key]
     (machine.home / "current.json").write_text(json.dumps(stamp))
+    machine.variables["AUTOEXPERIMENT_EXTRAS"] = wanted
 
-    answer = machine.run("again", AUTOEXPERIMENT_EXTRAS=wanted)
+    answer = machine.run("again")
 
     assert (answer.returncode, answer.stdout.endswith(" again\n")) == (0, True), answer.stderr
     assert "Traceback" not in answer.stderr

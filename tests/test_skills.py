@@ -128,6 +128,15 @@ def test_bodies_are_short_and_agents_shorter() -> None:
     assert {name for name, count in agents.items() if not 20 <= count <= 60} == set()
 
 
+@pytest.mark.parametrize("page", [EXPERIMENT / "skills/review/SKILL.md", AGENTS[1]], ids=shown)
+def test_a_review_names_its_session_in_every_command(page: Path) -> None:
+    text = page.read_text()
+
+    wanted = ("`mlx loop status TAG --json`", "`mlx loop log TAG --json`", "`mlx loop show N --tag TAG --json`")
+    assert [command for command in wanted if command not in text] == []
+    assert "mlx loop show N --json" not in text
+
+
 def test_reviewer_has_no_tool_that_edits() -> None:
     rules, _ = plugin_parts.split_tools(head(AGENTS[1])["tools"])
 

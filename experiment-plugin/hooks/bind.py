@@ -1,8 +1,9 @@
 """UserPromptExpansion, UserPromptSubmit and SubagentStart hook: which chat drives a loop, so that `keep_going.py` knows.
 
 Usage: python3 bind.py < EVENT.json
-A driving command binds its chat, and the agent that it is forked into is noted. Every other prompt of the person while
-the loop runs, such as a question after Esc, frees the chat: only a driving command binds it again.
+A driving command binds its chat, and the agent that it is forked into is noted. Any other prompt that begins a turn
+while there is a loop, such as a question after Esc, frees the chat: only a driving command binds it again. What is typed
+while the agent works belongs to the turn that runs, and frees nothing.
 Exit codes: 0, whatever happens: the person's prompt always goes through; a fault is told on stderr.
 """
 
@@ -43,7 +44,12 @@ def _submitted(event: dict[str, Any]) -> dict[str, Any] | None:
     import chats
 
     chat = chats.read(event["session_id"])
-    if chat is None or _is_drivers(event, chat) or _is_setting_up(event, chat):
+    if chat is None:
+        return None
+    if event["prompt"].startswith(_AWAKENED):
+        chats.write(event["session_id"], {**chat, "prompt_id": event.get("prompt_id") or ""})
+        return None
+    if _is_drivers(event, chat) or _is_setting_up(event, chat):
         return None
     if not chats.forget(event["session_id"]):
         return None
@@ -52,16 +58,14 @@ def _submitted(event: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _is_drivers(event: dict[str, Any], chat: dict[str, Any]) -> bool:
-    """Whether the prompt is a driving command's own, or the client's.
+    """Whether the prompt is a driving command's own, or was typed while the chat works on it and belongs to that turn.
 
-    A command that is forked is expanded before it is submitted, any other afterwards.
+    A command that is forked is expanded before it is submitted, any other afterwards. A turn has one prompt id.
     """
     import chats
 
-    prompt = str(event["prompt"])
-    is_bound_by_it = bool(chat.get("prompt_id")) and event.get("prompt_id") == chat["prompt_id"]
-    is_command = prompt.split(None, 1)[:1] in [[f"/{command}"] for command in chats.COMMANDS]
-    return is_bound_by_it or is_command or prompt.startswith(_AWAKENED)
+    is_command = event["prompt"].split(None, 1)[:1] in [[f"/{command}"] for command in chats.COMMANDS]
+    return is_command or bool(event.get("prompt_id") == chat["prompt_id"])
 
 
 def _is_setting_up(event: dict[str, Any], chat: dict[str, Any]) -> bool:

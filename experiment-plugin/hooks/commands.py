@@ -7,16 +7,16 @@ be neither held out nor a run's log.
 
 from __future__ import annotations
 
-import fnmatch
-import glob
-import itertools
 import os
 import re
+import shlex
 
+import expansions
 import gitwords
 import interpreters
 import places
 import programs
+import searches
 import shell
 import wrappers
 from programs import Denied
@@ -33,7 +33,9 @@ _SHELLS = frozenset(("ash", "bash", "dash", "fish", "ksh", "sh", "zsh"))
 _RESERVED = re.compile(
     r"(?:GIT_(?!PAGER=(?:cat|less)?$)\w+|HOME|XDG_STATE_HOME|BASH_ENV|ENV|LD_PRELOAD|AUTOEXPERIMENT_\w+)\+?="
 )
-_EXPANSIONS_LIMIT = 2000
+_FOLDERS_LIMIT = 16
+_FOLDER_PROGRAMS = frozenset(("mkdir", "rmdir"))
+_PLAIN_TAIL = re.compile(r"\w[\w.-]*\.\w+")
 _LOGS = re.compile(r"\boutputs\b|\.log\b")
 
 
@@ -48,6 +50,8 @@ def line_fault(sessions: Sequence[Active], line: str, cwd: str) -> str:
             f"This command can't be judged: {error}. Allowed in a session are commands that can be taken apart as "
             "text. Type it in a simpler way, one step at a time."
         )
+    except expansions.TooMany as error:
+        return f"{str(error)[:500]} stands for more files than can be looked at here. Name a narrower folder."
     except Denied as denied:
         return str(denied)
     return ""
@@ -87,15 +91,21 @@ def _check_mentions(session: Active, line: str) -> None:
 
 
 class _Walk:
-    """One pass over a line. `cwds`: the folders it may be in at this point; None is one that nobody can tell."""
+    """One pass over a line.
+
+    Attributes:
+        cwds: the folders it may be in at this point; None is one that nobody can tell.
+        variables: every value that the line gives to a name, whether or not it got there yet.
+    """
 
     def __init__(self, session: Active, line: str, cwds: Sequence[str | None]) -> None:
         self.session = session
         self.line = line
         self.cwds = list(cwds)
+        self.variables: dict[str, list[str]] = {}
 
     def script(self, text: str) -> None:
-        """Raises: Unparsable. Denied."""
+        """Raises: Unparsable. Denied. expansions.TooMany."""
         found, outer = shell.parse(text), []
         for index, item in enumerate(found):
             if item == shell.OPEN:
@@ -104,19 +114,43 @@ class _Walk:
                 self.cwds = outer.pop()
             elif isinstance(item, Command):
                 self._command(item)
-                if item.words and item.words[0].text in ("cd", "pushd", "popd"):
-                    self._move(item, is_certain=index == 0 and _goes_on(found[1:2]))
+                words = _without_wrapper(item.words)
+                if words and words[0].text in ("cd", "pushd", "popd"):
+                    self._move(words, is_certain=index == 0 and _goes_on(found[1:2]))
 
-    def _nested(self, text: str) -> None:
-        _Walk(self.session, self.line, self.cwds).script(text)
+    def _inner(self, cwds: Sequence[str | None]) -> _Walk:
+        walk = _Walk(self.session, self.line, cwds)
+        walk.variables = self.variables
+        return walk
 
-    def _move(self, command: Command, *, is_certain: bool) -> None:
-        words = [word for word in command.words[1:] if word.text not in ("--", "-P", "-L")]
-        place = words[0] if words else shell.plain("~")
-        known = place.is_plain and not place.text.startswith("-") and command.words[0].text != "popd"
-        new = [self._path(place.text, cwd) if known else None for cwd in self.cwds]
+    def _nested(self, text: str) -> list[str | None]:
+        """Judge a script inside the line; returns the folders that it may end in."""
+        walk = self._inner(self.cwds)
+        walk.script(text)
+        return walk.cwds
+
+    def _move(self, words: Sequence[Word], *, is_certain: bool) -> None:
+        operands = [word for word in words[1:] if word.text not in ("--", "-P", "-L")]
+        place = operands[0] if operands else shell.plain("~")
+        is_known = not place.text.startswith("-") and words[0].text != "popd"
+        new = self._folders(place) if is_known else [None]
         is_sure = is_certain and all(path and os.path.isdir(path) for path in new)
-        self.cwds = new if is_sure else [*self.cwds, *(path for path in new if path not in self.cwds)]
+        self._be_in(new if is_sure else [*self.cwds, *new])
+
+    def _be_in(self, cwds: Sequence[str | None]) -> None:
+        cwds = list(dict.fromkeys(cwds))
+        self.cwds = cwds if len(cwds) <= _FOLDERS_LIMIT else [*cwds[:_FOLDERS_LIMIT], None]
+
+    def _folders(self, word: Word) -> list[str | None]:
+        found: list[str | None] = []
+        for text in self._texts(word):
+            if "$" in text and word.expands:
+                return [None]
+            for cwd in self.cwds:
+                path = self._path(text, cwd)
+                is_wild = path is not None and not word.is_plain and expansions.WILD.search(path)
+                found += [match for match in self._matches(path or "") if os.path.isdir(match)] if is_wild else [path]
+        return list(dict.fromkeys(found)) or [None]
 
     def _command(self, command: Command) -> None:
         for script in [script for word in command.all_words() for script in word.scripts]:
@@ -132,6 +166,8 @@ class _Walk:
             if _RESERVED.match(word.text):
                 name = word.text.partition("=")[0]
                 raise Denied(f"Setting {name} would point the command at other files. Run it without.")
+            name, _, value = word.text.partition("=")
+            self.variables.setdefault(name.rstrip("+"), []).append(value)
             self._may_read(word, "")
 
     def _redirection(self, operator: str, word: Word) -> None:
@@ -139,6 +175,7 @@ class _Walk:
             return
         if operator == "<":
             self._may_read(word, "")
+            self._check_untold("cat", [word])
         elif operator != "<<<":
             self._may_write(programs.Target(word))
 
@@ -149,10 +186,15 @@ class _Walk:
         if not head.is_plain or not head.text:
             raise Denied(f"Which program {head.text!r} is can't be told. Type its name.")
         name = os.path.basename(head.text)
+        if _kind(name) == "unknown" and _kind(name.lower()) != "unknown":
+            name = name.lower()  # where the file system takes no notice of case, it is the same program
         if name.startswith("git-"):
             name, args = "git", [shell.plain(name[4:]), *args]
+        if name == "for" and len(args) > 2:
+            self.variables.setdefault(args[0].text, []).extend(word.text for word in args[2:])
         for word in args:
             self._may_read(word, name)
+        self._check_untold(name, args)
         rule = getattr(self, f"_run_{_kind(name)}")
         rule(name, args, command)
 
@@ -168,21 +210,56 @@ class _Walk:
         name = os.path.basename(words[0].text) if words else "echo"
         if name not in programs.READERS:
             raise Denied(f"What xargs hands to {name} can't be seen here. Type the names of the files.")
-        if name not in programs.NAMERS and _LOGS.search(self.line):
+        if name in programs.NAMERS:
+            return
+        if _LOGS.search(self.line) or searches.lists_ignored(self.line):
             raise Denied("Runs' logs are untrusted text, and this may show one. Use: mlx loop show")
+        if self._holds_out() and not re.search(r"\bg?find\b", self.line):
+            raise Denied(f"What xargs hands to {name} may be held-out files. Type the names of the files.")
+
+    def _holds_out(self) -> bool:
+        return bool(self.session.handover["surface"]["hold_out"])
 
     def _run_git(self, _: str, args: list[Word], __: Command) -> None:
-        call = gitwords.read(args)
+        call = gitwords.read(args, self.line)
         walk = self
         if call.folder is not None:
             folders = [self._path(call.folder.text, cwd) if call.folder.is_plain else None for cwd in self.cwds]
-            walk = _Walk(self.session, self.line, folders)
+            walk = self._inner(folders)
         for word in call.args:
             walk._may_read(word, "git")
+            walk._may_become_option(word)
         for word in call.restored:
             walk._may_restore(word)
-        if call.name == "grep":
-            walk._may_search(call.args, skips_ignored=True)
+        looks_everywhere = gitwords.looks_everywhere(call)
+        if call.name == "grep" or looks_everywhere:
+            walk._may_search(call.args, skips_ignored=not looks_everywhere)
+        elif walk._holds_out() and gitwords.shows_history(call):
+            walk._check_history(call)
+
+    def _may_become_option(self, word: Word) -> None:
+        if word.globs and word.text[:1] in "*?[{":
+            names = [os.path.basename(path) for path in self._paths(word)]
+            if any(name.startswith("-") for name in names):
+                raise Denied(f"{word.text} stands for a file whose name begins with '-', an option to git. Write ./*")
+
+    def _check_history(self, call: gitwords.Call) -> None:
+        """Raises: Denied: it may print held-out files as they once were."""
+        words = call.args
+        start = next((i for i, word in enumerate(words) if word.text == "--"), None)
+        before = [word for word in words[:start] if word.text[:1] != "-"]
+        named = [word for word in before if self._is_file(word)]
+        limits = words[start + 1 :] if start is not None else named
+        if not limits or any(word.text[:1] == ":" for word in limits):
+            raise Denied(
+                f"git {call.name} may print held-out files of earlier commits. Name what you want to see: "
+                f"git {call.name} … -- FILES"
+            )
+        self._may_search(limits, skips_ignored=True)
+
+    def _is_file(self, word: Word) -> bool:
+        paths = [path for cwd in self.cwds if (path := self._path(word.text, cwd))]
+        return any(os.path.exists(path) or (word.globs and self._matches(path)) for path in paths)
 
     def _run_shell(self, name: str, args: list[Word], command: Command) -> None:
         operands = [word for word in args if word.text[:1] not in ("-", "+")]
@@ -192,6 +269,8 @@ class _Walk:
                 raise Denied(f"What {name} -c would run can't be told. Type the commands themselves.")
             for word in operands:
                 self._nested(word.text)
+        elif [word.text for word in args] in (["--version"], ["--help"]):
+            return
         elif not operands or any(word.scripts for word in operands) or any("s" in c for c in clusters):
             self._run_input(name, command)
 
@@ -207,7 +286,10 @@ class _Walk:
             raise Denied(f"What {name} would run can't be told. Type the command itself.")
         if name == "source":
             return
-        self._nested(args[0].text if name == "trap" and args else " ".join(word.text for word in args))
+        if name == "trap":
+            self._nested(args[0].text if args else "")
+        else:
+            self._be_in([*self.cwds, *self._nested(" ".join(word.text for word in args))])
 
     def _run_python(self, name: str, args: list[Word], command: Command) -> None:
         kind, rest = interpreters.python_call(args)
@@ -222,8 +304,10 @@ class _Walk:
         call = interpreters.other_call(name, args)
         for word in call.edited:
             self._may_write(programs.Target(word))
-        if call.is_inline:
-            self._code(name, [*args, *command.documents])
+        if call.codes:
+            self._code(name, call.codes)
+        elif call.is_input and not all(word.text in ("-v", "-V", "--version", "--help") for word in args or [Word()]):
+            self._code(name, command.documents)
 
     def _code(self, name: str, words: Sequence[Word]) -> None:
         """Judge a program in a word by the names in it. Raises: Denied."""
@@ -236,15 +320,29 @@ class _Walk:
                 raise Denied(
                     "The loop's own modules are not for code typed on a command line. Use the command: mlx loop"
                 )
+            changes = interpreters.changes_files(name, word.text)
             for text in interpreters.names_in(word.text):
                 for cwd in self.cwds:
-                    self._check_named(self._path(text, cwd), text)
+                    self._check_named(self._path(text, cwd), text, may_change=changes)
+            for text in interpreters.written_in(word.text):
+                self._may_write(programs.Target(shell.plain(text)))
+            if interpreters.starts_programs(name, word.text):
+                self._check_started(word.text)
 
-    def _check_named(self, path: str | None, text: str) -> None:
+    def _check_started(self, code: str) -> None:
+        texts = interpreters.texts_in(code)
+        if not texts:
+            raise Denied("Which program this code starts can't be told. Type the command itself.")
+        for group in texts:
+            lines = [text for text in group if " " in text]
+            for line in [*lines, " ".join(shlex.quote(text) for text in group)]:
+                self._nested(line)
+
+    def _check_named(self, path: str | None, text: str, *, may_change: bool) -> None:
         if path is None:
             raise Denied(f"Which file {text!r} is can't be told. Stay in the project's top folder.")
         fault = places.read_fault(self.session, path)
-        if not fault and os.path.lexists(path):
+        if not fault and may_change and os.path.lexists(path):
             fault = places.write_fault(self.session, path)
         if fault:
             raise Denied(f"This code names {text}. {fault} To look at a file, use cat or the Read tool.")
@@ -258,20 +356,21 @@ class _Walk:
             inner = args[start + 1 : next(ends, len(words))]
             self._check_xargs(inner)
             self._program(inner, command)
-        if starts:
-            values = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("-name", "-iname")]
-            skips = any(not fnmatch.fnmatch(places.LOG, value) for value in values)
-            self._may_search(args[: starts[0]], skips_ignored=skips)
+        if starts or searches.feeds_a_reader(self.line):
+            roots = args[: starts[0]] if starts else args
+            self._may_search(roots, skips_ignored=searches.find_skips_logs(words))
 
     def _run_mlx(self, _: str, args: list[Word], __: Command) -> None:
         if [word.text for word in args[:2]] == ["protocol", "draft"]:
             raise Denied("A session's protocol is fixed. Draft another one when no session's branch is checked out.")
 
     def _run_known(self, name: str, args: list[Word], _: Command) -> None:
+        for text in programs.script_reads(name, args):
+            self._may_read(shell.plain(text), name)
         for target in programs.targets(name, args):
-            self._may_write(target)
-        if name in programs.SEARCHERS and _is_search(name, args):
-            self._may_search(args, skips_ignored=_skips_logs(name, args))
+            self._may_write(target, is_folder=name in _FOLDER_PROGRAMS)
+        if name in programs.SEARCHERS and searches.is_search(name, args):
+            self._may_search(args, skips_ignored=searches.skips_logs(name, args))
         if name in ("export", "declare", "local", "typeset", "readonly"):
             self._assignments([word for word in args if "=" in word.text])
 
@@ -292,7 +391,7 @@ class _Walk:
             return text
         return None if cwd is None else os.path.join(cwd, text)
 
-    def _may_write(self, target: programs.Target) -> None:
+    def _may_write(self, target: programs.Target, *, is_folder: bool = False) -> None:
         word = target.word
         if not word.is_plain or not word.text:
             raise Denied(f"Which file {word.text!r} becomes can't be told. Type the names of the files that change.")
@@ -301,7 +400,8 @@ class _Walk:
             if path is None:
                 raise Denied(f"Where {word.text!r} would be written can't be told. Type its path from the top folder.")
             for written in _landing(path, target.sources):
-                if fault := places.write_fault(self.session, written):
+                judge = places.folder_fault if is_folder else places.write_fault
+                if fault := judge(self.session, written):
                     raise Denied(fault)
 
     def _may_restore(self, word: Word) -> None:
@@ -324,17 +424,59 @@ class _Walk:
             if fault := places.search_fault(self.session, path, skips_ignored=skips_ignored):
                 raise Denied(fault)
 
+    def _check_untold(self, name: str, words: Sequence[Word]) -> None:
+        """Raises: Denied: a program shows a file that nobody can tell, on a line that names what stays unread."""
+        if name not in programs.SHOWERS:
+            return
+        operands = [word for word in words if word.text[:1] != "-"]
+        for text in [text for word in operands for text in self._texts(word) if self._is_untold(word, text)]:
+            folders = [folder.rstrip("/").rpartition("/")[2] for folder in self.session.handover["secret"]]
+            if any(f"/{folder}" in text for folder in folders) or self._names_unread(text):
+                raise Denied(
+                    f"Which file {text} is can't be told, and this line names runs' logs or held-out files, which stay "
+                    "unread. Type the file's name; a run's summary is shown by: mlx loop show"
+                )
+
+    def _is_untold(self, word: Word, text: str) -> bool:
+        return (word.expands and "$" in text) or (None in self.cwds and not os.path.isabs(os.path.expanduser(text)))
+
+    def _names_unread(self, text: str) -> bool:
+        tail = text.rpartition("/")[2]
+        is_plain = _PLAIN_TAIL.fullmatch(tail) and not tail.lower().endswith(".log")
+        if _LOGS.search(self.line) and not is_plain:
+            return True
+        heads = [glob.split("/")[0] for glob in self.session.handover["surface"]["hold_out"]]
+        return any(head and not expansions.WILD.search(head) and head in self.line for head in heads)
+
+    def _texts(self, word: Word) -> list[str]:
+        """What a word may become, its wildcards apart."""
+        if word.is_plain:
+            return [word.text]
+        here = [cwd for cwd in self.cwds if cwd]
+        texts = expansions.substituted(word.text, {**self.variables, **({"PWD": here} if here else {})})
+        return [one for text in texts for one in expansions.unbraced(text)]
+
     def _paths(self, word: Word) -> list[str]:
-        """Every file that a word may name: itself, what follows an '=' or a ':', and what its wildcards match."""
-        texts = {word.text, word.text.partition("=")[2], word.text.partition(":")[2]}
-        if word.text[:1] == "-" and "/" in word.text:
-            texts.add(word.text[2:])
+        """Every file that a word may name: itself, what follows an '=', ':' or '@', and what its wildcards match."""
+        texts = {part for text in [word.text, *self._texts(word)] for part in _parts(text)}
         named = [self._path(text, cwd) for text in sorted(texts - {""}) for cwd in self.cwds]
         found = [path for path in named if path is not None and "\0" not in path]
-        if not word.globs:
+        if word.is_plain:
             return found
-        matches = itertools.chain.from_iterable(glob.iglob(path, recursive=True) for path in found)
-        return [*found, *itertools.islice(matches, _EXPANSIONS_LIMIT)]
+        return [*found, *(match for path in found if expansions.WILD.search(path) for match in self._matches(path))]
+
+    def _matches(self, path: str) -> list[str]:
+        return expansions.matches(path, self.session.root)
+
+
+def _parts(text: str) -> list[str]:
+    behind = [text.partition(sign)[2] for sign in "=:@"]
+    return [text, *behind, text[2:]] if text[:1] == "-" and "/" in text else [text, *behind]
+
+
+def _without_wrapper(words: Sequence[Word]) -> Sequence[Word]:
+    start = next((i for i, word in enumerate(words) if word.text not in ("command", "builtin", "--")), len(words))
+    return words[start:]
 
 
 def _goes_on(following: Sequence[Command | str]) -> bool:
@@ -366,27 +508,3 @@ def _landing(path: str, sources: Sequence[Word]) -> list[str]:
             os.path.join(path, os.path.basename(word.text.rstrip("/")) if word.is_plain else "?") for word in sources
         ]
     return [path]
-
-
-def _is_search(name: str, args: Sequence[Word]) -> bool:
-    options = [word.text for word in args if word.text.startswith("-")]
-    if name in programs.ALWAYS_SEARCH:
-        return True
-    letters = "rRa" if name in ("cp", "scp") else "rR"
-    return programs.has_flag(options, letters, "--recursive", "--dereference-recursive", "--archive", "--directories")
-
-
-def _skips_logs(name: str, args: Sequence[Word]) -> bool:
-    options = [word.text for word in args if word.text.startswith("-")]
-    if name in ("rg", "ag"):
-        return not any(
-            re.match(r"-[a-zA-Z]*u|--no-ignore|--unrestricted|-[a-zA-Z]*[aU]$", option) for option in options
-        )
-    for option in options:
-        head, _, value = option.partition("=")
-        value = value.strip("/")
-        if head == "--exclude-dir" and value == places.OUTPUTS:
-            return True
-        if head == "--include" and value and not fnmatch.fnmatch(places.LOG, value):
-            return True
-    return False

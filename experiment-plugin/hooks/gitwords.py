@@ -45,8 +45,11 @@ class Call:
         self.restored: list[Word] = []
 
 
-def read(args: Sequence[Word]) -> Call:
-    """Take git's words apart. Raises: Denied: it does more than look."""
+def read(args: Sequence[Word], line: str) -> Call:
+    """Take git's words apart. Raises: Denied: it does more than look.
+
+    Args: line: the whole command line, in which a word's value may stand.
+    """
     folder, rest = _globals(list(args))
     if not rest:
         return Call("", [], folder)
@@ -57,7 +60,7 @@ def read(args: Sequence[Word]) -> Call:
         call.restored = _restored(call.args)
     elif not (call.name in _LOOKING or _only_lists(call)):
         raise Denied(f"{_REASONS.get(call.name, f'git {call.name} does more than look.')} {_INSTEAD}")
-    _check_options(call)
+    _check_options(call, line)
     return call
 
 
@@ -89,6 +92,7 @@ _LISTING = {
     "worktree": ("list",),
 }
 _BRANCH_LISTS = words_of("-a -r -v -vv -l --all --remotes --list --show-current --verbose --no-color")
+_BRANCH_QUESTIONS = words_of("--merged --no-merged --contains --no-contains --sort --points-at --format")
 _CONFIG_SCOPES = words_of("--local --global --system --show-origin")
 _CONFIG_LOOKS = words_of("--get --get-all --get-regexp --list -l get list")
 
@@ -97,18 +101,21 @@ def _only_lists(call: Call) -> bool:
     words = [word.text for word in call.args]
     options, others = [w for w in words if w[:1] == "-"], [w for w in words if w[:1] != "-"]
     if call.name == "branch":
-        return _BRANCH_LISTS.issuperset(options) and (not others or bool({"-l", "--list"} & set(options)))
+        looks = [w for w in options if w.partition("=")[0] in _BRANCH_QUESTIONS]
+        rest = _BRANCH_LISTS.issuperset(set(options) - set(looks))
+        return rest and (not others or bool(looks) or bool({"-l", "--list"} & set(options)))
     if call.name == "tag":
         return {"-l", "--list", "-n"}.issuperset(options) and (not others or bool(options))
     if call.name == "config":
         asked = [word for word in words if word not in _CONFIG_SCOPES]
-        return bool(asked) and asked[0] in _CONFIG_LOOKS
+        is_one_name = len(asked) == 1 and re.fullmatch(r"[a-zA-Z][\w-]*(?:\.[\w-]+)+", asked[0])
+        return bool(asked) and (asked[0] in _CONFIG_LOOKS or bool(is_one_name))
     if call.name == "symbolic-ref":
         return len(others) == 1 and {"-q", "--short", "--quiet"}.issuperset(options)
     return (words[0] if words else "") in _LISTING.get(call.name, ())
 
 
-def _check_options(call: Call) -> None:
+def _check_options(call: Call, line: str) -> None:
     """Raises: Denied: an option makes a looking command write a file or start a program."""
     for word in call.args:
         if word.text == "--":
@@ -116,13 +123,46 @@ def _check_options(call: Call) -> None:
         text = word.text.partition("=")[0]
         is_active = len(text) > 4 and any(option.startswith(text) for option in _ACTIVE_OPTIONS)
         is_pager = call.name == "grep" and word.text.startswith("-O")
-        if is_active or is_pager or not _is_known_word(word):
+        if is_active or is_pager or not _is_known_word(word, line):
             raise Denied(f"git {call.name} {word.text} may write a file or start a program. {_INSTEAD}")
 
 
-def _is_known_word(word: Word) -> bool:
-    """Whether it can't turn into an option when the shell expands it."""
-    return word.is_plain or not word.text.startswith(("$", "`", "*", "?", "[", "{"))
+_NAMES_AN_OPTION = re.compile(r"--(?:ou|op|ext|textc|filt)|(?<![\w-])-O", re.I)
+
+
+def _is_known_word(word: Word, line: str) -> bool:
+    """Whether it can't turn into an option of that kind when the shell expands it."""
+    return not word.expands or word.text[:1] not in ("$", "`") or not _NAMES_AN_OPTION.search(line)
+
+
+_PATCH = re.compile(
+    r"-(?:[a-zA-Z]*[puWLc]|U\d*|L.*)|--(?:patch\S*|unified\S*|function-context|cc|word-diff\S*|color-words\S*)"
+)
+_NO_PATCH = re.compile(
+    r"-s|--(?:no-patch|stat\S*|numstat|shortstat|summary|name-only|name-status|raw|quiet|dirstat\S*|check|compact-summary)"
+)
+_PATCHED = words_of("diff show")
+_PATCHED_IF_ASKED = words_of("diff-files diff-index diff-tree log reflog stash whatchanged")
+_OWN_REVISIONS = words_of("HEAD @ --cached --staged")
+
+
+def shows_history(call: Call) -> bool:
+    """Whether it prints the content of changes between commits, or of an object that has no name."""
+    words = [word.text for word in call.args if word.text != "--"]
+    is_asked = any(_PATCH.fullmatch(word) for word in words)
+    if call.name == "cat-file":
+        return not any(":" in word for word in words) and any(word in ("-p", "blob", "--batch") for word in words)
+    if call.name in _PATCHED_IF_ASKED:
+        return is_asked
+    if call.name not in _PATCHED or (not is_asked and any(_NO_PATCH.fullmatch(word) for word in words)):
+        return False
+    named = [word for word in words if word[:1] != "-" and word not in _OWN_REVISIONS]
+    return bool([word for word in named if ":" not in word[1:]]) or (call.name == "show" and not named)
+
+
+def looks_everywhere(call: Call) -> bool:
+    """Whether it looks into files that git does not know or leaves out."""
+    return any(re.match(r"--no-in|--no-ex", word.text) for word in call.args)
 
 
 def _restored(args: Sequence[Word]) -> list[Word]:

@@ -8,10 +8,12 @@ would let the tool run.
 Exit codes: 0 with the decision as JSON, or nothing to say; 2 denied, when not even that could be printed.
 
 What a filter of text can't see: what a script or a program does that it merely starts (`python train.py`, `make`),
-names that a program puts together at run time, hard links made before, another program's remote control of git, and
-what the user's own shell start-up files redefine. It keeps an honest agent from slips and from what a log talks it
-into. It is no wall against code that means harm: that is why the loop itself looks at the surface again at every
-step, pins the harness, and keeps its ledger outside the working tree.
+names that a program or a shell puts together at run time on a line that names nothing forbidden, code typed on a
+command line that hides what it does (`getattr`, encoded text), changes through a library whose names say nothing of
+it, what `source` runs, hard links made before, another program's remote control of git, and what the user's own shell
+start-up files redefine. It keeps an honest agent from slips and from what a log talks it into. It is no wall against
+code that means harm: that is why the loop itself looks at the surface again at every step, pins the harness, and keeps
+its ledger outside the working tree.
 """
 
 from __future__ import annotations
@@ -32,13 +34,14 @@ _EDITS = {"Edit": "file_path", "Write": "file_path", "MultiEdit": "file_path", "
 _SEARCHES = ("Grep", "Glob")
 GUARDED = (*_EDITS, "Read", *_SEARCHES, "Bash")
 PATIENCE_S = 15  # below the time-out in hooks.json, after which the client would let the tool run
-_NAMED = re.compile(r"(?:~|(?<![\w.])/)[^\s'\"`;|&<>()$]*")
+_NAMED = re.compile(r"(?:~|(?<![\w.])/|(?<![\w./-])(?:[\w.-]+/)*\.\.(?![\w.]))[^\s'\"`;|&<>()$]*")
 _WILD = re.compile(r"[*?\[{]")
 
 
 def main() -> int:
     try:
         answer = _answer()
+        signal.alarm(0)  # from here on the answer is what gets printed, and nothing else
     except BaseException as error:  # a traceback would let the tool run
         answer = _decision("deny", _fault_of(error))
     try:
@@ -52,13 +55,19 @@ def main() -> int:
 
 
 def _give_up(*_: object) -> None:
-    raise TimeoutError(f"it takes longer than {PATIENCE_S} s")
+    """Deny at once: an exception could be swallowed by whatever runs at this moment, and the alarm rings only once."""
+    try:
+        answer = _decision("deny", _fault_of(TimeoutError(f"it takes longer than {PATIENCE_S} s")))
+        os.write(1, json.dumps(answer).encode() + b"\n")
+    except BaseException:
+        os._exit(2)
+    os._exit(0)
 
 
 def _fault_of(error: BaseException) -> str:
     return (
         f"The guard of this session could not judge the call ({type(error).__name__}: {str(error)[:500]}), and what it "
-        "can't judge it denies. Look at the session with: mlx loop status"
+        "can't judge it denies. Look at the session with 'mlx loop status', write its handover anew with: mlx loop report"
     )
 
 
@@ -76,7 +85,12 @@ def _answer() -> dict[str, Any] | None:
         return None
     import sessions
 
-    active = sessions.active_at(_places(tool, asked, cwd))
+    try:
+        active = sessions.active_at(_places(tool, asked, cwd))
+    except sessions.Unreadable:
+        if _is_own(tool, asked):  # they mend it
+            return _decision("allow", "One of the loop's own commands.")
+        raise
     if not active:
         return None
     fault = _fault(active, tool, asked, cwd)

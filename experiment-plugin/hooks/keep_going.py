@@ -51,7 +51,8 @@ def _answer(plugin: str, event: dict[str, Any]) -> dict[str, Any] | None:
         return None
     session, now = active[0], time.time()
     if not chats.is_driven(session, chat, now):
-        _let_go(event["session_id"], chat, session)
+        # not forgotten: it may have been over before, and the chat be asked for another
+        chats.write(event["session_id"], {**chat, "over": session.tag})
         return None
     if reason := _limit(chat, session, now):
         chats.forget(event["session_id"])
@@ -75,16 +76,6 @@ def _is_drivers(event: dict[str, Any], chat: dict[str, Any]) -> bool:
         chat["agent"] = event["agent_id"]
         chats.write(event["session_id"], chat)
     return bool(chat["agent"] == event["agent_id"])
-
-
-def _let_go(session_id: str, chat: dict[str, Any], session: Active) -> None:
-    """Remember that the session is done with; a chat that drove nothing yet may still begin another one."""
-    import chats
-
-    if chat["tag"] or chats.is_stopped(session, chat):
-        chats.forget(session_id)
-    else:
-        chats.write(session_id, {**chat, "over": session.tag})
 
 
 def _limit(chat: dict[str, Any], session: Active, now: float) -> str:

@@ -68,6 +68,15 @@ def _write_fault(session: Active, path: str) -> str:
     return f"{_why_fixed(surface, name)} {_allowed(session)}"
 
 
+def folder_fault(session: Active, path: str) -> str:
+    """Why a folder may not be made or removed: allowed is one in which a file may change."""
+    name = _relative(session, os.path.realpath(path))
+    endings = {re.sub(r"\*+|\?|\[[^]]*\]", "x", glob.split("/")[-1]) for glob in session.handover["surface"]["mutable"]}
+    if name and any(is_mutable(session.handover["surface"], f"{name}/{ending}") for ending in endings):
+        return kept_fault(session, path) or kept_fault(session, os.path.realpath(path))
+    return write_fault(session, path)
+
+
 def _why_fixed(surface: dict[str, Any], name: str) -> str:
     if globs.any_matches(surface["immutable"], name):
         return f"{name} belongs to the harness, which measures and must stay as it is."
@@ -159,7 +168,7 @@ def _is_held_out(session: Active, name: str) -> bool:
 
 def _is_log(name: str) -> bool:
     parts = name.lower().split("/")
-    return parts[0] == OUTPUTS and parts[-1] == LOG
+    return parts[0] == OUTPUTS and parts[-1].endswith(".log")
 
 
 def _secret(name: str) -> str:

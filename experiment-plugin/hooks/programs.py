@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+import scripts
 from shell import Word, plain, words_of
 
 TYPE_CHECKING = False
@@ -33,10 +34,14 @@ READERS = words_of(""": [ [[ ack ag ack-grep b2sum base64 basename bc bg break c
     history hostname id jobs join jq kill killall lscpu less let local declare ls lsof man md5sum more mlx nl nproc
     nvidia-smi od paste pgrep pkill popd pr printenv printf ps pushd pwd read readlink realpath return rev rg seq set
     sha1sum sha256sum sha512sum shasum shift sleep stat strings tac tail test top tr tree true tsort type ulimit umask
-    uname unexpand unset uptime vm_stat wait wc whereis which who whoami yes zcat zgrep""")
+    uname unexpand unset uptime vm_stat wait wc whereis which who whoami yes zcat zegrep zfgrep zgrep""")
 # Those of them that show no file's content.
 NAMERS = words_of("[ [[ basename cd du echo file find ls mlx printf readlink realpath stat test tree wc")
-SEARCHERS = words_of("ack ack-grep ag cp diff egrep fgrep grep rg rsync scp")
+# Programs that show or copy what stands in the files they are given.
+SHOWERS = words_of("""ack ack-grep ag awk base64 cat cmp column comm cp cut diff egrep expand fgrep fmt fold gawk grep gsed head
+    hexdump jq less mawk more nawk nl od paste pr rev rg sed sort strings tac tail tr uniq xxd zcat zegrep zfgrep zgrep""")
+GREPS = words_of("egrep fgrep grep zegrep zfgrep zgrep")
+SEARCHERS = GREPS | words_of("ack ack-grep ag cp diff rg rsync scp")
 ALWAYS_SEARCH = words_of("ack ack-grep ag rg rsync")
 
 # Programs whose every operand is written; the letters are their options that take a value.
@@ -134,27 +139,40 @@ def tail(word: Word, head: str) -> Word:
     return rest
 
 
-_SED_WRITES = re.compile(
-    r"(?:^|[;{}\n]|[/|,#@!][gipmIM0-9e]*|\d|\$)\s*[wW]\s*[^\s;}]|/[gipmIM0-9]*e[gipmIM0-9]*(?:$|[;}\n])"
-)
-
-
-def _sed(args: Sequence[Word]) -> list[Target]:
+def _sed_words(args: Sequence[Word]) -> tuple[list[str], list[Word]]:
+    """The scripts, and the files that are worked on. Raises: Denied."""
     options, operands = split(args, "efl", ("--expression", "--file", "--line-length"))
     given = [option for option in options if re.match(r"-[a-zA-Z]*e|--expr", option)]
     if has_flag(options, "", "--file") or any(re.match(r"-[a-zA-Z]*f", o) for o in options if o[:2] != "--"):
         raise Denied("sed with a script from a file may write anything.")
-    in_place = [o for o in options if re.match(r"-[nErszu]*i", o) or o.startswith("--in")]
-    if in_place and operands and not operands[0].text:  # macOS: -i takes a suffix as a word of its own
+    if _edits_in_place(options) and operands and not operands[0].text:  # macOS: -i takes a suffix as its own word
         operands = operands[1:]
-    scripts = given or [word.text for word in operands[:1]]
-    if any(_SED_WRITES.search(re.sub(r"^(?:-\w*e|--\w+=?) ?", "", script)) for script in scripts):
-        raise Denied("This sed script seems to write a file or to run a command. Use sed without w, W and e.")
-    files = operands if given else operands[1:]
+    texts = given or [word.text for word in operands[:1]]
+    return [re.sub(r"^(?:-[a-zA-Z]*?e|--\w+=?) ?", "", text) for text in texts], operands if given else operands[1:]
+
+
+def _edits_in_place(options: Sequence[str]) -> list[str]:
+    return [option for option in options if re.match(r"-[nErszu]*i", option) or option.startswith("--in")]
+
+
+def _sed(args: Sequence[Word]) -> list[Target]:
+    in_place = _edits_in_place(split(args, "efl", ("--expression", "--file", "--line-length"))[0])
     if not in_place:
         return []
     suffixes = {re.sub(r"^-[nErszu]*i|^--in\S*?(?:=|$)", "", option) for option in in_place}
-    return [Target(_suffixed(word, suffix)) for word in files for suffix in {"", *suffixes}]
+    return [Target(_suffixed(word, suffix)) for word in _sed_words(args)[1] for suffix in {"", *suffixes}]
+
+
+def script_reads(name: str, args: Sequence[Word]) -> list[str]:
+    """The files that a script among the words reads. Raises: Denied: it may do more than print."""
+    try:
+        if name in ("sed", "gsed"):
+            return scripts.read_by_sed("\n".join(_sed_words(args)[0]))
+        return scripts.read_by_awk(_awk_script(args)) if name in _AWKS else []
+    except scripts.Forbidden as error:
+        raise Denied(
+            f"This {name} script seems to write a file or to run a command ({error}). Let it print, and nothing else."
+        ) from error
 
 
 def _suffixed(word: Word, suffix: str) -> Word:
@@ -163,14 +181,14 @@ def _suffixed(word: Word, suffix: str) -> Word:
     return changed
 
 
-def _awk(args: Sequence[Word]) -> list[Target]:
+_AWKS = ("awk", "gawk", "mawk", "nawk")
+
+
+def _awk_script(args: Sequence[Word]) -> str:
     options, operands = split(args, "vFfi", ("--file", "--include", "--assign", "--field-separator"))
     if any(option.startswith(("-f", "-i", "--file", "--include")) for option in options):
         raise Denied("awk with a script or a library from a file may write anything.")
-    script = operands[0].text if operands else ""
-    if re.search(r"\bsystem\s*\(|\|\s*(?:&|\"|getline|\w)|\bprintf?\b[^;}\n]*>|>>", script.replace("||", "")):
-        raise Denied("This awk script seems to write a file or to run a command. Let it print, and nothing else.")
-    return []
+    return operands[0].text if operands else ""
 
 
 def _packer(args: Sequence[Word]) -> list[Target]:
@@ -192,20 +210,20 @@ def _unzip(args: Sequence[Word]) -> list[Target]:
     return []
 
 
+_CURL_WRITES = (
+    "--remote-name", "--remote-header-name", "--cookie-jar", "--dump-header", "--config", "--trace", "--etag-save",
+    "--libcurl",
+)  # fmt: skip
+
+
 def _curl(args: Sequence[Word]) -> list[Target]:
-    words = [word.text for word in args if word.text.startswith("-")]
-    long = (
-        "--output",
-        "--remote-name",
-        "--cookie-jar",
-        "--dump-header",
-        "--config",
-        "--trace",
-        "--etag-save",
-        "--libcurl",
-    )
-    is_writing = any(re.match(r"-[a-zA-Z#]*[oOcDKJ]", word) for word in words if not word.startswith("--"))
-    if is_writing or any(word.startswith(long) for word in words):
+    options, _ = split(args, "AbdeFHKmoruUwXxcDEtTPYyzCQ", ("--output",))
+    written = [o for o in options if (re.match(r"-[a-zA-Z#]*o", o) and o[:2] != "--") or o.startswith("--output")]
+    others = [o for o in options if re.match(r"-[a-zA-Z#]*[OcDKJ]", o.partition(" ")[0]) and o[:2] != "--"]
+    if others or any(o.startswith(_CURL_WRITES) for o in options):
+        raise Denied("curl would write a file. Let it print to its output.")
+    names = [re.sub(r"^(?:-[a-zA-Z#]*?o|--output(?:-dir)?)[ =]?", "", option) for option in written]
+    if any(name not in ("/dev/null", "-") for name in names):
         raise Denied("curl would write a file. Let it print to its output.")
     return []
 
@@ -227,6 +245,38 @@ def _second(args: Sequence[Word]) -> list[Target]:
     return [Target(word) for word in split(args, "fswcgols")[1][1:2]]
 
 
+def _shuf(args: Sequence[Word]) -> list[Target]:
+    options, _ = split(args, "oin", ("--output", "--input-range", "--head-count"))
+    given = [o for o in options if re.match(r"-[a-zA-Z]*o|--o", o)]
+    return [Target(plain(re.sub(r"^(?:-[a-zA-Z]*?o|--\w+)[ =]?", "", option))) for option in given]
+
+
+def _ruff(args: Sequence[Word]) -> list[Target]:
+    options, operands = split(args, "", ("--config", "--select", "--ignore", "--line-length"))
+    action = operands[0].text if operands else ""
+    if has_flag(options, "", "--diff", "--check") or action not in ("format", "check"):
+        return []
+    is_fixing = action == "format" or any(
+        option.startswith(("--fix", "--unsafe-f", "--add-noqa")) for option in options
+    )
+    return _everything(operands[1:]) if is_fixing else []
+
+
+def _formatter(args: Sequence[Word]) -> list[Target]:
+    options, operands = split(args, "lt", ("--line-length", "--target-version", "--config", "--profile"))
+    return [] if has_flag(options, "", "--diff", "--check", "--check-only", "--version") else _everything(operands)
+
+
+def _everything(operands: Sequence[Word]) -> list[Target]:
+    return [Target(word) for word in operands or [plain(".")]]
+
+
+def _gh(args: Sequence[Word]) -> list[Target]:
+    if [word.text for word in args[1:2]] not in (["list"], ["view"], ["status"]):
+        raise Denied("gh may publish the session. Allowed: gh … list, view and status.")
+    return []
+
+
 def _find(args: Sequence[Word]) -> list[Target]:
     words = [word.text for word in args]
     if "-delete" in words:
@@ -246,10 +296,10 @@ def _yq(args: Sequence[Word]) -> list[Target]:
 
 
 _RULES: dict[str, Callable[[Sequence[Word]], list[Target]]] = {
-    "alias": _alias, "awk": _awk, "curl": _curl, "dd": _dd, "find": _find, "gawk": _awk, "mawk": _awk, "nawk": _awk,
-    "sed": _sed, "gsed": _sed, "sort": _sort, "tar": _tar, "bsdtar": _tar, "uniq": _second, "unzip": _unzip, "wget": _wget,
-    "xxd": _second, "yq": _yq, **dict.fromkeys(_PACKERS, _packer),
+    "alias": _alias, "black": _formatter, "bsdtar": _tar, "curl": _curl, "dd": _dd, "find": _find, "gfind": _find,
+    "gh": _gh, "gsed": _sed, "isort": _formatter, "ruff": _ruff, "sed": _sed, "shuf": _shuf, "sort": _sort, "tar": _tar,
+    "uniq": _second, "unzip": _unzip, "wget": _wget, "xxd": _second, "yq": _yq, **dict.fromkeys(_PACKERS, _packer),
 }  # fmt: skip
-KNOWN = READERS | {*_WRITERS, *_AFTER_MODE, *_COPIERS, *_ALWAYS, *_RULES}
+KNOWN = READERS | {*_WRITERS, *_AFTER_MODE, *_COPIERS, *_ALWAYS, *_AWKS, *_RULES}
 # A program that nobody knows may start another one, whose name then stands among its words.
 STARTED = words_of("bash chmod cp dash dd eval git ln mv rm rmdir sed sh sudo tee touch truncate xargs zsh")

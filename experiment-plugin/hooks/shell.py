@@ -103,14 +103,28 @@ class _Parser:
         for token in self._lexer.tokens():
             if isinstance(token, Word):
                 self._add(token)
+            elif self._is_in_test():
+                self._add_sign(token)
             elif token in _REDIRECTIONS:
                 self._redirect(token)
             else:
                 self._separate(token)
+        if self._is_in_test():
+            raise Unparsable("a '[[' without its ']]'")
         self._end("")
         if self._depth:
             raise Unparsable("a '(' without its ')'")
         return self._found
+
+    def _is_in_test(self) -> bool:
+        """Whether the words stand between `[[` and `]]`, where signs compare."""
+        words = self._command.words
+        return bool(words) and words[0].text == "[[" and all(word.text != "]]" for word in words)
+
+    def _add_sign(self, token: str) -> None:
+        if token in ("\n", ";", "&", ";;"):
+            raise Unparsable("a '[[' without its ']]'")
+        self._command.words.append(plain(token))
 
     def _add(self, word: Word) -> None:
         command = self._command
@@ -137,6 +151,9 @@ class _Parser:
         if operator == OPEN:
             if not self._command.is_empty or self._command.before == CLOSE:
                 raise Unparsable("a '(' behind a word")
+            if self._lexer.skip_sum():
+                self._command.words.append(plain(":"))
+                return
             self._depth += 1
             self._found.append(OPEN)
             self._command = Command(OPEN)
@@ -206,6 +223,15 @@ class _Lexer:
             self.at = number.end()
             return self._next()
         return self.word()
+
+    def skip_sum(self) -> bool:
+        """Pass over the rest of a `((…))` that calculates, when its first '(' has just been read."""
+        if self.text[self.at : self.at + 1] != "(":
+            return False
+        end = _closing(self.text, self.at - 1)
+        is_sum = _is_arithmetic(self.text[self.at : end])
+        self.at = end + 1 if is_sum else self.at
+        return is_sum
 
     def redirection_target(self, operator: str) -> Word:
         self._skip_blanks()
@@ -386,12 +412,22 @@ def _is_arithmetic(inside: str) -> bool:
     return min(depths, default=0) >= 0
 
 
+_DOCUMENT = re.compile(r"<<(-?)[ \t]*(?:'([^'\n]+)'|\"([^\"\n]+)\"|\\?([A-Za-z_][\w.-]*))")
+
+
 def _closing(text: str, at: int) -> int:
-    """Index of the ')' that belongs to the '(' at an index, quotes and nested ones passed over."""
-    depth = 0
+    """Index of the ')' that belongs to the '(' at an index; quotes, nested ones and here-documents are passed over."""
+    depth, waiting = 0, []
     while at < len(text):
         sign = text[at]
-        if sign == "\\":
+        document = _DOCUMENT.match(text, at) if sign == "<" and text[at - 1] != "<" else None
+        if document:
+            waiting.append((document[2] or document[3] or document[4], bool(document[1])))
+            at = document.end() - 1
+        elif sign == "\n":
+            at = _behind_documents(text, at, waiting)
+            waiting = []
+        elif sign == "\\":
             at += 1
         elif sign in "'\"`":
             at = _quote_end(text, at)
@@ -401,6 +437,21 @@ def _closing(text: str, at: int) -> int:
                 return at
         at += 1
     raise Unparsable("a '$(' without its ')'")
+
+
+def _behind_documents(text: str, at: int, waiting: list[tuple[str, bool]]) -> int:
+    """Index of the line end of the last line of some here-documents that begin behind the line end at an index."""
+    for end, strips_tabs in waiting:
+        while True:
+            start, at = at + 1, text.find("\n", at + 1)
+            line = text[start : at if at >= 0 else len(text)]
+            if (line.lstrip("\t") if strips_tabs else line) == end:
+                break
+            if at < 0:
+                raise Unparsable(f"a here-document without its {end!r}")
+        if at < 0:
+            return len(text)
+    return at
 
 
 def _quote_end(text: str, at: int) -> int:

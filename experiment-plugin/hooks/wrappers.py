@@ -48,6 +48,8 @@ def inner(name: str, args: Sequence[Word]) -> tuple[list[Word], list[Word]]:
     """
     if name in ("uv", "uvx"):
         return [], _uv(name, list(args))
+    if name == "command" and args and re.fullmatch(r"-p?[vV]", args[0].text):
+        return [], []
     flags, valued, long_flags, long_valued, operands = _OPTIONS[name]
     words = _skip_options(name, list(args), flags, valued, [long_flags.split(), long_valued.split()])
     assignments = []
@@ -90,9 +92,20 @@ def _unknown(name: str, option: str) -> Denied:
     )
 
 
+def _check_uv(words: list[Word]) -> None:
+    """Raises: Denied: the command changes which packages the project runs with."""
+    action = next((word.text for word in words if word.text[:1] != "-"), "")
+    if action in ("add", "remove", "sync", "lock", "init", "venv"):
+        raise Denied(
+            f"uv {action} would change the project's packages, and all experiments run with the same ones. "
+            "Use what is installed: uv run FILE"
+        )
+
+
 def _uv(name: str, words: list[Word]) -> list[Word]:
     if name == "uv":
         if not words or words[0].text != "run":
+            _check_uv(words)
             return []
         words = words[1:]
     flags, valued = (group.split() for group in _UV_RUN)
