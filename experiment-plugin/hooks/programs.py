@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 
-import scripts
 from shell import Word, plain, words_of
+
+import scripts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
