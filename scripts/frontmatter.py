@@ -118,7 +118,8 @@ def _block(lines: list[tuple[int, str]]) -> Value:
 
 def _parts(lines: list[tuple[int, str]], *, is_list: bool) -> list[list[tuple[int, str]]]:
     """The lines of each entry: one at the indentation of the first, and those that belong to it."""
-    level, parts = _level(lines[0][1]), []
+    level = _level(lines[0][1])
+    parts: list[list[tuple[int, str]]] = []
     for number, line in lines:
         if _level(line) < level:
             raise Malformed(number, f"{line.strip()[:60]!r} is not set in as the lines above it.")

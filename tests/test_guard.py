@@ -435,7 +435,7 @@ ATTACKS = [
     ("cd $(ls -d outputs/*/* | tail -1) && tail run.log", LOG),
     ("tail < $(ls outputs/*/*/run.log)", LOG),
     ("cat outputs/autoresearch-t/r1/{run,evaluation}.log", LOG),
-    ("cat outputs/autoresearch-t/r1/[^e]*.log", LOG),
+    ("cat outputs/autoresearch-t/r1/[^e]*", LOG),
     ("cat outputs/autoresearch-t/r1/evaluation.log", LOG),
     ("git diff --no-index models outputs", LOG),
     ("grep -d recurse x outputs", LOG),
