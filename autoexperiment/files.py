@@ -57,12 +57,12 @@ def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o644) -> None
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder with all it holds, also what its owner locked; a link or a file in its place; or nothing."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
+    """Remove a folder with all it holds, also what its owner locked; whatever else is in its place; or nothing."""
+    if path.is_dir() and not path.is_symlink():
         unlock_folder(path)
         shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def unlock_folder(path: Path) -> None:

@@ -7,7 +7,6 @@ recorded, and nothing is left of it.
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 import time
 import warnings
@@ -23,15 +22,16 @@ from autoexperiment.errors import Refused
 from autoexperiment.failure import FRAME_LIMIT, MESSAGE_LIMIT, Failure, classify, clean
 from autoexperiment.files import remove_folder
 from autoexperiment.loop import Stopped
-from autoexperiment.measure.scorer import Score, ScoreRequest
+from autoexperiment.measure.scorer import Score
 from autoexperiment.measuring import MAX_BATCH_DIVISOR
 from autoexperiment.paths import RunPaths
 from autoexperiment.preparation import words
 from autoexperiment.recipe import REPORTED, SEALED, Extractor, Recipe, Stop
 from autoexperiment.run import Run
+from autoexperiment.sealed import score_checkpoint
 from autoexperiment.session import Session, now
-from autoexperiment.supervisor import Ending, Limits, run_environment, supervise
-from autoexperiment.trained import TrialPlan, write_tree
+from autoexperiment.supervisor import Ending, run_environment
+from autoexperiment.trained import TrialPlan
 from autoexperiment.trial import run_trial
 from autoexperiment.vocabulary import Outcome
 
@@ -222,18 +222,6 @@ def _check_ending(session: Session, ending: Ending, stage: str, timeout_s: float
         raise _Failed(stage, reason, ending.failure)
 
 
-_SCORE_FEW = """
-import dataclasses, pathlib, sys
-from autoexperiment.files import read_json
-from autoexperiment.measure.scorer import ScoreRequest, score
-request, rows = ScoreRequest(**read_json(pathlib.Path(sys.argv[1]))), int(sys.argv[3])
-sys.path.insert(0, request.harness)
-import prepare
-whole = prepare.load_dataset()
-prepare.load_dataset = lambda: dataclasses.replace(whole, val_rows=whole.val_rows[:rows])
-result = pathlib.Path(sys.argv[2])
-score(request, scratch=result.parent).save(result)
-"""
 ROWS = 2
 
 
@@ -243,17 +231,11 @@ def _check_scoring(session: Session, plan: TrialPlan, paths: RunPaths, timeout_s
     if missing:
         raise _Failed(SCORING, f"The first step left no checkpoint: data/checkpoint/{missing[0]} is missing.", None)
     folder = paths.folder / "evaluation"
-    write_tree(folder / "candidate", {**plan.candidate, **plan.harness})
-    write_tree(folder / "harness", {**plan.reference, **plan.harness})
-    request, result = folder / "request.json", folder / "result.json"
-    ScoreRequest(str(folder / "harness"), str(folder / "candidate"), str(paths.checkpoint), _module(plan)).save(request)
-    ending = supervise(
-        [sys.executable, "-c", _SCORE_FEW, str(request), str(result), str(ROWS)], cwd=folder,
-        log=paths.folder / "evaluation.log", limits=Limits(timeout_s),
-        env=run_environment(folder, extra={"AUTOEXPERIMENT_DATA": str(plan.data)}),
+    score, ending = score_checkpoint(
+        plan, paths.checkpoint, folder, env=run_environment(folder, extra={"AUTOEXPERIMENT_DATA": str(plan.data)}),
+        timeout_s=timeout_s, rows=ROWS,
     )  # fmt: skip
     _check_ending(session, ending, SCORING, timeout_s)
-    score = Score.load(result) if ending.outcome is Outcome.OK and result.exists() else None
     if score is None:
         raise _Failed(SCORING, f"The evaluation failed: {ending.reason or 'no result'}", ending.failure)
     if score.problem:
@@ -266,8 +248,3 @@ def _why_unscored(score: Score, log: bytes, folder: Path) -> _Failed:
     if failure is None or not failure.frame:
         return _Failed(SCORING, score.message, Failure(score.problem, score.message))
     return _Failed(SCORING, f"{failure.kind} at {failure.frame}: {failure.message}", failure)
-
-
-def _module(plan: TrialPlan) -> str:
-    """The module that builds the model: the script that the command runs."""
-    return Path(next((word for word in reversed(plan.recipe.command) if word.endswith(".py")), "train.py")).stem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from autoexperiment.measure.scorer import Score, ScoreRequest
 from autoexperiment.recipe import Recipe
 from autoexperiment.supervisor import Ending, Limits, run_environment, supervise
-from autoexperiment.trained import Interrupted, Trained, fresh, rejected, write_tree
+from autoexperiment.trained import Interrupted, Trained, TrialPlan, fresh, rejected, write_tree
 from autoexperiment.vocabulary import Outcome
 
 MISMATCH = 1e-3  # how far the recipe's own number may lie from the scorer's, in the metric's unit
@@ -39,21 +40,35 @@ def _module(recipe: Recipe) -> str:
     return Path(scripts[-1] if scripts else "train.py").stem
 
 
-def _score(run: Trained) -> tuple[Score | None, Ending]:
-    """Run the scorer under the supervisor, on fresh copies of every file but the checkpoint."""
-    plan, paths = run.plan, run.paths
-    folder = fresh(paths.folder / "evaluation")
+def score_checkpoint(
+    plan: TrialPlan,
+    checkpoint: Path,
+    folder: Path,
+    *,
+    env: Mapping[str, str],
+    timeout_s: float,
+    rows: int | None = None,
+) -> tuple[Score | None, Ending]:
+    """Run the scorer under the supervisor, on fresh copies of every file but the checkpoint.
+
+    Args:
+        folder: where the copies lie meanwhile; the scorer's log, `evaluation.log`, stays beside it.
+        env: for the scorer; its homes are its own.
+        rows: only the first so many of the validation rows.
+    Returns: no score when the scorer did not come to an end.
+    """
+    fresh(folder)
     write_tree(folder / "candidate", {**plan.candidate, **plan.harness})
     write_tree(folder / "harness", {**plan.reference, **plan.harness})
-    checkpoint = run.work / "data" / "checkpoint"
-    request = ScoreRequest(str(folder / "harness"), str(folder / "candidate"), str(checkpoint), _module(plan.recipe))
+    request = ScoreRequest(
+        str(folder / "harness"), str(folder / "candidate"), str(checkpoint), _module(plan.recipe), rows
+    )
     request.save(folder / "request.json")
     result = folder / "result.json"
     command = [sys.executable, "-m", "autoexperiment.measure.scorer", str(folder / "request.json"), str(result)]
     private = {name: str(place) for name, place in _homes(folder).items()}  # that the training never saw
     ending = supervise(
-        command, cwd=folder, log=paths.folder / "evaluation.log", limits=Limits(SCORING_TIMEOUT_S),
-        env={**run.environment, **private},
+        command, cwd=folder, log=folder.with_name("evaluation.log"), limits=Limits(timeout_s), env={**env, **private}
     )  # fmt: skip
     score = Score.load(result) if ending.outcome is Outcome.OK and result.exists() else None
     shutil.rmtree(folder)
@@ -72,7 +87,10 @@ def sealed_metric(run: Trained, own: float | None) -> tuple[float, dict[str, Any
     """Raises: Rejected. Interrupted."""
     if fault := _check_checkpoint(run.work / "data" / "checkpoint"):
         raise rejected(Outcome.REJECTED, fault)
-    score, ending = _score(run)
+    score, ending = score_checkpoint(
+        run.plan, run.work / "data" / "checkpoint", run.paths.folder / "evaluation",
+        env=run.environment, timeout_s=SCORING_TIMEOUT_S,
+    )  # fmt: skip
     if score is None:
         if ending.outcome is Outcome.INTERRUPTED:
             raise Interrupted(ending)

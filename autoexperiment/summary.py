@@ -10,6 +10,7 @@ from statistics import stdev
 from typing import Any
 
 from autoexperiment.ledger import Experiment
+from autoexperiment.verdict import PAIRED
 from autoexperiment.vocabulary import Goal, Outcome, TrustLevel, Verdict
 
 NOISE_FACTOR = 2.0  # a gain below this many baseline standard deviations is labelled as within noise
@@ -146,7 +147,7 @@ def _gain_error(experiment: Experiment, noise: float | None) -> float | None:
     if sd is None or "pairing" not in seen:
         return None
     runs = len(seen["candidate"]["values"])
-    against = runs if seen["pairing"] == "paired by seed" else len(seen["incumbent"]["values"])
+    against = runs if seen["pairing"] == PAIRED else len(seen["incumbent"]["values"])
     error: float = sd * math.sqrt(1 / runs + 1 / against)
     return error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoexperiment.budget import Budget
+from autoexperiment.files import remove_folder
 from autoexperiment.paths import RunPaths
 from autoexperiment.recipe import Recipe
 from autoexperiment.supervisor import Ending, Limits
@@ -86,10 +86,7 @@ def rejected(outcome: Outcome, reason: str, evaluation: Mapping[str, Any] | None
 
 def fresh(folder: Path) -> Path:
     """A place with nothing at it, whatever the run put there."""
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
-    else:
-        folder.unlink(missing_ok=True)
+    remove_folder(folder)
     return folder
 
 

@@ -31,6 +31,7 @@ DIGITS = 9  # numbers are compared so far: 1.859 - 1.858 is 0.001, not a hair mo
 RATIO_LIMIT = 1e9
 MAX_RUNS = 2  # runs of a marginal candidate before the mean decides
 NOT_FINITE = "not finite"
+PAIRED = "paired by seed"
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _paired(incumbent: Measurement, candidate: Measurement) -> tuple[Sequence[fl
     theirs = dict(zip(incumbent.seeds, incumbent.values, strict=True))
     is_paired = None not in theirs and len(theirs) == len(incumbent.seeds) and set(candidate.seeds) <= theirs.keys()
     if is_paired and len(set(candidate.seeds)) == len(candidate.seeds):
-        return [theirs[seed] for seed in candidate.seeds], "paired by seed"
+        return [theirs[seed] for seed in candidate.seeds], PAIRED
     return incumbent.values, "all runs"
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,19 @@ MAX_ROWS = 16
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """`harness`: folder with the harness's prepare.py. `candidate`: fresh folder with the candidate's files."""
+    """What to score.
+
+    Attributes:
+        harness: folder with the harness's prepare.py.
+        candidate: fresh folder with the candidate's files.
+        rows: how many of the validation rows, from the first; None for all, as for every number that counts.
+    """
 
     harness: str
     candidate: str
     checkpoint: str
     module: str = "train"
+    rows: int | None = None
 
     def save(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -121,6 +128,8 @@ def score(request: ScoreRequest, *, scratch: Path) -> Score:
     sys.path.insert(0, request.harness)
     prepare = importlib.import_module("prepare")
     dataset = prepare.load_dataset()
+    if request.rows is not None:
+        dataset = replace(dataset, val_rows=dataset.val_rows[: request.rows])
     rows = max(1, min(MAX_ROWS, LOGITS_BUDGET_BYTES // (dataset.seq_len * dataset.vocab_size * 4)))
     shape = wire.Shape(rows, dataset.seq_len, dataset.vocab_size)
     shared = scratch / "logits"
