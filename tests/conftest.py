@@ -22,10 +22,7 @@ import standin  # noqa: E402
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in project in a git repository, the current directory."""
-    home = tmp_path / "home"
-    home.mkdir()
-    for name, value in standin.git_environment(home).items():
-        monkeypatch.setenv(name, value)
+    standin.isolate(tmp_path, monkeypatch)
     root = standin.make_project(tmp_path / "project")
     monkeypatch.chdir(root)
     return root
@@ -49,10 +46,7 @@ def contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project for protocols (`contracts.py`) in a git repository, the current directory."""
     import contracts
 
-    home = tmp_path / "home"
-    home.mkdir()
-    for name, value in standin.git_environment(home).items():
-        monkeypatch.setenv(name, value)
+    standin.isolate(tmp_path, monkeypatch)
     root = contracts.make_project(tmp_path / "project")
     monkeypatch.chdir(root)
     return root

@@ -62,9 +62,7 @@ class Answer:
 def make_place(folder: Path, monkeypatch: pytest.MonkeyPatch, document: dict[str, Any] = HELD_OUT) -> Place:
     """A project with a session `t` and its handover; the environment is left as in the project's fixtures."""
     home = folder / "home"
-    home.mkdir()
-    for name, value in standin.git_environment(home).items():
-        monkeypatch.setenv(name, value)
+    standin.isolate(folder, monkeypatch)
     files = {"secret/answers.csv": "42\n", "outputs/autoresearch-t/r1/run.log": "text\n"}
     root = contracts.make_project(folder / "project", files=files)
     with contracts.start(root, document) as session:

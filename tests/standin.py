@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoexperiment.budget import Budget
 from autoexperiment.recipe import REPORTED, Recipe
 from autoexperiment.session import Plan
 from autoexperiment.vocabulary import Goal
+
+if TYPE_CHECKING:
+    import pytest
 
 TRAIN = """\
 import json, os, sys, time
@@ -50,6 +55,32 @@ def git_environment(home: Path) -> dict[str, str]:
         "GIT_CONFIG_SYSTEM": os.devnull,
         "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t",
     }  # fmt: skip
+
+
+def isolate(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """A home, a state folder and a git identity of a test's own, below a folder."""
+    home = folder / "home"
+    home.mkdir(parents=True)
+    for name, value in git_environment(home).items():
+        patch.setenv(name, value)
+
+
+RECIPE_FILES = ("train.py", "prepare.py", "data_sources.py", "pyproject.toml", "protocol.json", "protocol.data.json")
+
+
+def make_recipe(folder: Path, prepared: Path, patch: pytest.MonkeyPatch) -> Path:
+    """A repository with this project's recipe and nothing else; the dataset is the one that is prepared already."""
+    isolate(folder, patch)
+    patch.setenv("AUTORESEARCH_CACHE", str(prepared.parent.parent))
+    root = folder / "project"
+    root.mkdir()
+    for name in RECIPE_FILES:
+        shutil.copy(Path(__file__).resolve().parent.parent / name, root / name)
+    (root / ".gitignore").write_text("outputs/\ndata/\ninternal/\nresults.tsv\n__pycache__/\n")
+    git(root, "init", "-q", "-b", "main")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "recipe")
+    return root
 
 
 def make_project(root: Path, *, train: str = TRAIN) -> Path:

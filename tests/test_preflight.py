@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,26 +20,12 @@ from autoexperiment.run import Run
 from autoexperiment.session import Session
 from autoexperiment.vocabulary import Outcome
 
-ROOT = Path(__file__).resolve().parent.parent
-RECIPE = ("train.py", "prepare.py", "data_sources.py", "pyproject.toml", "protocol.json", "protocol.data.json")
 NOT_PYTHON = "print 'of another time'\n"
 
 
 def open_recipe(folder: Path, prepared: Path, patch: pytest.MonkeyPatch, *, budget: str) -> Session:
     """A session on the real recipe in a repository of its own; its baseline is not measured."""
-    home = folder / "home"
-    home.mkdir(parents=True)
-    for name, value in standin.git_environment(home).items():
-        patch.setenv(name, value)
-    patch.setenv("AUTORESEARCH_CACHE", str(prepared.parent.parent))
-    root = folder / "project"
-    root.mkdir()
-    for name in RECIPE:
-        shutil.copy(ROOT / name, root / name)
-    (root / ".gitignore").write_text("outputs/\ndata/\ninternal/\nresults.tsv\n__pycache__/\n")
-    standin.git(root, "init", "-q", "-b", "main")
-    standin.git(root, "add", "-A")
-    standin.git(root, "commit", "-qm", "recipe")
+    root = standin.make_recipe(folder, prepared, patch)
     return session.start(root, "look", launch.make_plan(root, root / "protocol.json", budget=budget))
 
 

@@ -38,17 +38,10 @@ def place_for(project: Path, api: FakeAPI, **variables: str) -> client.Place:
     return client.make_place(project.parent, api.url, cwd=project, variables={**kept, **variables}, path=path)
 
 
-def isolate(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    home = folder / "home"
-    home.mkdir()
-    for name, value in standin.git_environment(home).items():
-        patch.setenv(name, value)
-
-
 @pytest.fixture
 def recipe(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The real recipe with thirty steps of training and one learning rate that is far too low."""
-    isolate(tmp_path, monkeypatch)
+    standin.isolate(tmp_path, monkeypatch)
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(prepared.parent.parent))
     root = tmp_path / "project"
     root.mkdir()
@@ -70,7 +63,7 @@ def recipe(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose train.py prints a number of its own source; its protocol allows two experiments."""
-    isolate(tmp_path, monkeypatch)
+    standin.isolate(tmp_path, monkeypatch)
     root = contracts.make_project(tmp_path / "project")
     (root / "protocol.json").write_text(json.dumps(contracts.document(miningLoop={"maxTrials": 2})))
     monkeypatch.chdir(root)
@@ -274,7 +267,7 @@ def _state(root: Path) -> dict[str, str]:
 def test_guard_denies_in_a_session_what_it_allows_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[Path], Step], word: str
 ) -> None:
-    isolate(tmp_path, monkeypatch)
+    standin.isolate(tmp_path, monkeypatch)
     free_root, held_root = _with_remote(tmp_path / "free" / "project"), _with_remote(tmp_path / "held" / "project")
     (free_root / "junk.txt").write_text("x\n")
     standin.git(free_root, "branch", "other")
@@ -326,7 +319,7 @@ print(f"accuracy: {0.5 + 0.1 * DEPTH:.4f}")
 
 def test_autoexperiment_on_a_project_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No protocol, no MLX: a draft, one question, then the loop; all of it inside the forked agent."""
-    isolate(tmp_path, monkeypatch)
+    standin.isolate(tmp_path, monkeypatch)
     root = tmp_path / "project"
     root.mkdir()
     (root / "train.py").write_text(FOREIGN)

@@ -33,10 +33,7 @@ BREAKER_OPEN = 3
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose train.py prints a number of its own source, with a protocol; nothing of it needs MLX."""
-    home = tmp_path / "home"
-    home.mkdir()
-    for name, value in standin.git_environment(home).items():
-        monkeypatch.setenv(name, value)
+    standin.isolate(tmp_path, monkeypatch)
     root = contracts.make_project(tmp_path / "project")
     (root / "train.py").write_text(f"# {MARK}\n" + (root / "train.py").read_text())
     (root / "protocol.json").write_text(json.dumps(contracts.document()))

@@ -18,33 +18,14 @@ from autoexperiment.session import Session
 from autoexperiment.vocabulary import Outcome, TrustLevel, Verdict
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-RECIPE = ("train.py", "prepare.py", "data_sources.py", "pyproject.toml", "protocol.json", "protocol.data.json")
 BUDGET_S = 2.0
-
-
-def make_recipe(folder: Path, prepared: Path, patch: pytest.MonkeyPatch) -> Path:
-    """A repository with the recipe and nothing else; the dataset is the one that is prepared already."""
-    home = folder / "home"
-    home.mkdir(parents=True)
-    for name, value in standin.git_environment(home).items():
-        patch.setenv(name, value)
-    patch.setenv("AUTORESEARCH_CACHE", str(prepared.parent.parent))
-    root = folder / "project"
-    root.mkdir()
-    for name in RECIPE:
-        shutil.copy(ROOT / name, root / name)
-    (root / ".gitignore").write_text("outputs/\ndata/\ninternal/\nresults.tsv\n__pycache__/\n")
-    standin.git(root, "init", "-q", "-b", "main")
-    standin.git(root, "add", "-A")
-    standin.git(root, "commit", "-qm", "recipe")
-    return root
 
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory, prepared: Path):  # type: ignore[no-untyped-def]
     """An open session on the real recipe, its baseline measured."""
     with pytest.MonkeyPatch.context() as patch:
-        root = make_recipe(tmp_path_factory.mktemp("night"), prepared, patch)
+        root = standin.make_recipe(tmp_path_factory.mktemp("night"), prepared, patch)
         plan = launch.make_plan(root, root / "protocol.json", budget=f"{BUDGET_S}s")
         with session.start(root, "e2e", plan) as running:
             assert loop.measure_baseline(running).verdict is Verdict.KEEP
@@ -155,7 +136,7 @@ def test_training_can_leave_nothing_for_the_scoring_in_its_home(night: Session) 
 
 
 def by_hand(folder: Path, prepared: Path, **variables: str) -> str:
-    for name in RECIPE:
+    for name in standin.RECIPE_FILES:
         shutil.copy(ROOT / name, folder / name)
     environment = {**os.environ, "AUTOEXPERIMENT_DATA": str(prepared), **variables}
     answer = subprocess.run([sys.executable, "train.py"], cwd=folder, env=environment, capture_output=True, text=True)
@@ -179,7 +160,7 @@ def test_number_of_train_py_by_hand_is_the_scorer_s(tmp_path: Path, prepared: Pa
 
 def test_data_side_may_change_and_the_evaluation_stays(tmp_path: Path, prepared: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        root = make_recipe(tmp_path, prepared, patch)
+        root = standin.make_recipe(tmp_path, prepared, patch)
         plan = launch.make_plan(root, root / "protocol.data.json", budget=f"{BUDGET_S}s")
         with session.start(root, "data", plan) as running:
             assert loop.measure_baseline(running).verdict is Verdict.KEEP
