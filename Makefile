@@ -44,6 +44,7 @@ plugins:  ## what the client's own validation of plugins misses; a bare python3 
 
 bench: setup  ## every measured claim, side by side on this machine
 	$(BIN)/python benchmarks/blas.py
+	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/hooks.py
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/overhead.py

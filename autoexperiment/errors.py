@@ -4,6 +4,9 @@ A message says what is wrong (with the value and where), what is allowed, and wh
 
     LabError
       UsageError          wrong words on a command line or in a file     exit 2
+      HarnessError        a configuration, a dataset or a run directory  exit 1
+        ConfigError       a configuration has faults, all named at once
+        DataError         a dataset is not there, not sound, or does not fit
       Refused             the request would break an invariant           exit 1
         LedgerCorrupt     a record in the middle of a ledger is damaged
         Locked            another process holds the session
@@ -21,12 +24,27 @@ class LabError(Exception):
     """A failure with a message meant for the user; never shown with a traceback."""
 
     exit_code = 1
+    label = "mlx"  # what stands before the message on a terminal
 
 
 class UsageError(LabError):
     """The words typed, or a value in a file, are not allowed."""
 
     exit_code = 2
+
+
+class HarnessError(LabError):
+    """A configuration, a dataset or a run directory is not what `run-experiment` or `eval` needs."""
+
+    label = "Error"
+
+
+class ConfigError(HarnessError):
+    """A configuration has faults; the message names all of them."""
+
+
+class DataError(HarnessError):
+    """A dataset is not there, not sound, or does not fit what is asked of it."""
 
 
 class Refused(LabError):

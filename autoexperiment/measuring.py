@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from autoexperiment import failpoint, seeding
+from autoexperiment import failpoint, history, seeding
+from autoexperiment.errors import Locked
 from autoexperiment.evaluation import CASES
+from autoexperiment.files import Lock
 from autoexperiment.ledger import Experiment
-from autoexperiment.paths import RunPaths
+from autoexperiment.paths import OutputPaths, RunPaths
 from autoexperiment.run import Run
 from autoexperiment.session import Session, now
 from autoexperiment.trained import TrialPlan
 from autoexperiment.trial import copy_kernels, run_trial
-from autoexperiment.vocabulary import Outcome, Verdict
+from autoexperiment.vocabulary import Outcome, RunStatus, Verdict
 
 MAX_BATCH_DIVISOR = 8
 RETRIES = 2  # times that a run is repeated which the machine, not the candidate, spoiled
+LOOK_S = 2.0  # a reader of the history may touch a run's lock for a moment
 
 
 class Observer(Protocol):
@@ -102,7 +107,8 @@ def one_run(work: Measuring) -> Run:
     session, ledger = work.session, work.session.ledger
     experiment = ledger.experiments[-1]
     number = len(experiment.runs)
-    paths = session.paths.new_run(now().astimezone())
+    began = now()
+    paths = session.paths.new_run(began.astimezone())
     seed, is_warmup = _seed(work), work.is_warming_up
     ledger.append(
         "started",
@@ -113,7 +119,8 @@ def one_run(work: Measuring) -> Run:
     )
     failpoint.reach("loop.run_started")
     work.observer.run_started(experiment, number)
-    run = run_trial(_trial_plan(work, experiment, seed), paths, on_tick=work.observer.tick)
+    with Lock(paths.lock).acquire(timeout_s=LOOK_S):
+        run = run_trial(_trial_plan(work, experiment, seed), paths, on_tick=work.observer.tick)
     _keep_kernels(work, paths)
     failpoint.reach("loop.run_made")
     ledger.append("ended", experiment=experiment.number, run=number, ending={**run.ending, "outcome": str(run.outcome)})
@@ -122,8 +129,19 @@ def one_run(work: Measuring) -> Run:
         trust = str(run.trust[session.recipe.metric])
         ledger.append("scored", experiment=experiment.number, run=number, metrics=run.metrics, trust=trust)
         failpoint.reach("loop.run_scored")
+    _enter_history(session, paths, run, began)
+    failpoint.reach("loop.run_entered")
     work.observer.run_ended(experiment, run)
     return run
+
+
+def _enter_history(session: Session, paths: RunPaths, run: Run, began: datetime) -> None:
+    """Enter a run into the index of outputs/. A failure costs nothing: whoever reads the index mends it."""
+    with contextlib.suppress(OSError, Locked):
+        history.record_run(
+            OutputPaths(session.project.outputs), paths,
+            status=RunStatus.of(run.outcome), created_at=began, final_metrics=run.metrics,
+        )  # fmt: skip
 
 
 def _seed(work: Measuring) -> int | None:

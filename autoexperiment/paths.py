@@ -19,6 +19,8 @@ _RESERVED = {"head", "con", "nul", "aux", "prn"}
 LOOP_EXPERIMENT = "autoresearch-"
 BRANCH = "autoresearch/{tag}"
 PROTOCOL = "protocol.json"
+EPOCH_CHECKPOINT = "checkpoint_epoch_"
+FINAL_CHECKPOINT = "checkpoint_final"
 
 
 def check_tag(tag: str) -> str:
@@ -47,6 +49,12 @@ def state_home() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "autoexperiment"
     return Path.home() / ".local" / "state" / "autoexperiment"
+
+
+def cache_home() -> Path:
+    """Where data that is fetched or converted once is kept: `AUTORESEARCH_CACHE`, or `~/.cache/autoresearch`."""
+    override = os.environ.get("AUTORESEARCH_CACHE")
+    return Path(override) if override else Path.home() / ".cache" / "autoresearch"
 
 
 def find_root(start: Path) -> Path:
@@ -226,21 +234,47 @@ class SessionPaths:
         return self.outputs / "progress.png"
 
     def new_run(self, now: datetime) -> RunPaths:
-        """A run folder that did not exist before: `YYYYmmdd_HHMMSS`, with `_n` when taken."""
-        stamp = now.strftime("%Y%m%d_%H%M%S")
-        for n in range(1, 10_000):
-            folder = self.outputs / (stamp if n == 1 else f"{stamp}_{n}")
-            try:
-                folder.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            return RunPaths(folder)
-        raise UsageError(f"{self.outputs} has too many runs of the same second.")
+        return new_run(self.outputs, now)
+
+
+def new_run(experiment: Path, now: datetime) -> RunPaths:
+    """A run folder that did not exist before: `YYYYmmdd_HHMMSS`, with `_n` when taken.
+
+    Args: experiment: the folder of the experiment's runs, made if it is not there.
+    """
+    stamp = now.strftime("%Y%m%d_%H%M%S")
+    for n in range(1, 10_000):
+        folder = experiment / (stamp if n == 1 else f"{stamp}_{n}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return RunPaths(folder)
+    raise UsageError(f"{experiment} has too many runs of the same second.")
+
+
+@dataclass(frozen=True)
+class OutputPaths:
+    """A folder of experiments: `<experiment>/<timestamp>/` for each run, and the index of them all."""
+
+    root: Path
+
+    @property
+    def index(self) -> Path:
+        """The history's view of the run directories; see history.py."""
+        return self.root / "index.json"
+
+    @property
+    def index_lock(self) -> Path:
+        return self.root / ".index.lock"
+
+    def experiment(self, name: str) -> Path:
+        return self.root / name
 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Files of one run. `work` is the fresh folder that the recipe runs in."""
+    """Files of one run. `work` is the fresh folder that a loop's recipe runs in."""
 
     folder: Path
 
@@ -279,3 +313,34 @@ class RunPaths:
     @property
     def checkpoint(self) -> Path:
         return self.work / "data" / "checkpoint"
+
+    # of a run of the harness
+
+    @property
+    def config(self) -> Path:
+        """The experiment's configuration, whole: what was given and every default."""
+        return self.folder / "config.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while the run is going on: a run without a summary whose lock is free was killed."""
+        return self.folder / ".lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics"
+
+    def checkpoint_of(self, epoch: int) -> Path:
+        return self.checkpoints / f"{EPOCH_CHECKPOINT}{epoch}"
+
+    @property
+    def final_checkpoint(self) -> Path:
+        return self.checkpoints / FINAL_CHECKPOINT

@@ -17,6 +17,28 @@ class Outcome(StrEnum):
     REJECTED = "rejected"  # it ended, but its number cannot be believed
 
 
+class RunStatus(StrEnum):
+    """How far a run has come, in `summary.json` and the history's index."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    INTERRUPTED = "interrupted"  # stopped or killed; it may be resumed
+    DIVERGED = "diverged"  # its loss became NaN or infinite
+    TIMED_OUT = "timed_out"
+    FAILED = "failed"
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> RunStatus:
+        """The status of a run that has ended."""
+        same = {
+            Outcome.OK: cls.COMPLETED,
+            Outcome.INTERRUPTED: cls.INTERRUPTED,
+            Outcome.DIVERGED: cls.DIVERGED,
+            Outcome.TIMED_OUT: cls.TIMED_OUT,
+        }
+        return same.get(outcome, cls.FAILED)
+
+
 class Verdict(StrEnum):
     """What was decided about a candidate: a judgement, computed by code."""
 

@@ -18,7 +18,8 @@ import contracts
 import hooked
 import pytest
 import standin
-from hooked import HOOKS, Place, call
+from forked_hooks import ask, call
+from hooked import HOOKS, Place
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -50,6 +51,34 @@ def filled(place: Place, text: str) -> str:
     for name, path in names.items():
         text = text.replace(name, str(path))
     return text
+
+
+SAME = [
+    ("Edit", {"file_path": "{root}/harness/check.py"}, {}),
+    ("Write", {"file_path": "train.py", "content": ""}, {}),
+    ("Read", {"file_path": "{root}/secret/answers.csv"}, {}),
+    ("Grep", {"pattern": "x"}, {}),
+    ("Bash", {"command": "cat $WHERE/answers.csv"}, {"WHERE": "secret"}),
+    ("Bash", {"command": "git push && python3 -c 'import os; os.unlink(\"notes.md\")'"}, {}),
+    ("Bash", {"command": "mlx loop status"}, {}),
+    ("Bash", {"command": "ls -la; sed -n 1,20p notes.md"}, {"CLAUDE_PROJECT_DIR": "/"}),
+    ("Bash", {"command": "ls \0"}, {}),
+    ("Bash", None, {}),
+    ("WebFetch", {"url": "file:///x"}, {}),
+]
+
+
+@pytest.mark.parametrize(("tool", "asked", "variables"), SAME, ids=range(len(SAME)))
+def test_a_forked_guard_answers_as_the_script_that_the_client_starts(
+    place: Place, tool: str, asked: Any, variables: dict[str, str]
+) -> None:
+    words = {k: filled(place, v) for k, v in asked.items()} if asked else asked
+    event = hooked.event(place, "PreToolUse", tool_name=tool, tool_input=words, tool_use_id="toolu_1")
+
+    answer = hooked.run(place, "guard.py", event, **variables)
+
+    assert answer == ask(place, event, **variables)
+    assert answer.code == 0
 
 
 # ---- the file tools

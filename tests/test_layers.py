@@ -21,25 +21,32 @@ def module_names() -> list[str]:
     return sorted(name for name in names if name)
 
 
+def packages(*names: str) -> set[str]:
+    """All modules of some packages."""
+    return {name for name in module_names() if name.split(".")[0] in names}
+
+
 # Each layer may import its own and every earlier one. A module is named by its path in the package.
 LAYERS: list[tuple[str, set[str]]] = [
     ("facts", {"errors", "vocabulary", "failpoint", "files", "paths", "budget", "metrics", "blas", "machine", "clocks",
-               "globs"}),
+               "globs", "goals"}),
     ("values", {"recipe", "run", "failure", "ending", "surface", "readings", "seeding", "references",
                 "untrusted"}),
     ("effects", {"warden", "confine", "watch", "supervisor", "journal", "ledger", "git", "worktree", "index", "trees",
-                 "candidates", "holdout", "snapshot", "preparation", "fence", "awake"}),
+                 "candidates", "holdout", "snapshot", "preparation", "fence", "awake", "history"}),
     ("measure", {"measure.wire", "measure.predictor", "measure.scorer", "measure"}),
     ("judgement", {"verdict", "breaker", "results", "summary", "gate", "brief"}),
-    ("protocol", {name for name in module_names() if name.split(".")[0] == "protocol"}),
+    ("documents", packages("protocol", "config")),
+    ("harness", packages("datasets", "models", "training")),
     ("acts", {"trained", "sealed", "evaluation", "trial", "surroundings", "session", "launch", "admission",
               "measuring", "judging", "daily_log", "report", "plots", "views", "record", "loop", "night",
-              "handover", "limits", "desk", "preflight"}),
-    ("edges", {name for name in module_names() if name.split(".")[0] in ("agents", "cli")} | {"doctor", "__main__"}),
+              "handover", "limits", "desk", "preflight", "trainer", "planning", "runner"}),
+    ("edges", packages("agents", "cli") | {"doctor", "__main__"}),
 ]  # fmt: skip
 BARE = ["errors", "vocabulary", "failpoint", "files", "paths", "budget", "metrics", "globs", "recipe", "surface",
         "readings", "seeding", "gate", "journal", "ledger", "git", "worktree", "index", "trees", "candidates",
-        "verdict", "breaker", "results", "daily_log", "record", "blas"]  # fmt: skip
+        "verdict", "breaker", "results", "daily_log", "record", "blas",
+        "goals", "history", "training.request"]  # fmt: skip
 
 
 def path_of(name: str) -> Path:

@@ -14,12 +14,16 @@ from autoexperiment.errors import LabError
 
 # command -> module that defines `command`; imported only when it is asked for
 _COMMANDS = {
+    "completion": ("autoexperiment.cli.completion", "Print what makes bash, zsh or fish complete the words of mlx."),
     "doctor": (
         "autoexperiment.cli.doctor",
         "Show device, BLAS and speed, and what to install if something is missing.",
     ),
+    "eval": ("autoexperiment.cli.evaluate", "Compute metrics of a run's checkpoint, without training."),
+    "history": ("autoexperiment.cli.history", "List, show and compare runs; the best of an experiment."),
     "loop": ("autoexperiment.cli.loop", "Run experiments unattended: start, step, run, status, log, stop."),
     "protocol": ("autoexperiment.cli.protocol", "Check the document that says what may change and how it is measured."),
+    "run-experiment": ("autoexperiment.cli.run_experiment", "Train what a configuration describes."),
     "schema": ("autoexperiment.cli.schema", "Print the JSON Schema of a document."),
 }
 
@@ -69,7 +73,7 @@ def main() -> int:
     except LabError as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        click.echo(f"mlx: {error}", err=True)
+        click.echo(f"{error.label}: {error}", err=True)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
 from autoexperiment.errors import UsageError, unknown
 
-NAMES = ("protocol",)
+# document -> module that has its `json_schema`
+NAMES = {"protocol": "autoexperiment.protocol.schema", "experiment": "autoexperiment.config.schema"}
 
 
 @click.command("schema")
-@click.argument("name")
-def command(name: str) -> None:
-    """Print the JSON Schema (draft 2020-12) of a document: protocol.
+@click.argument("name", required=False)
+def command(name: str | None) -> None:
+    """Print the JSON Schema (draft 2020-12) of a document: protocol or experiment.
 
     An editor that is told of it completes and checks the document while you write.
     """
     from autoexperiment.files import dump_json
-    from autoexperiment.protocol.schema import json_schema
 
+    if name is None:
+        raise UsageError(f"Which schema? Known: {', '.join(NAMES)}. Type: mlx schema experiment")
     if name not in NAMES:
-        raise UsageError(f"{unknown('schema', name, NAMES)} Type: mlx schema protocol")
-    click.echo(dump_json(json_schema()))
+        raise UsageError(f"{unknown('schema', name, NAMES)} Type: mlx schema experiment")
+    click.echo(dump_json(importlib.import_module(NAMES[name]).json_schema()))

@@ -1,0 +1,16 @@
+"""Datasets: what a configuration's `dataset` section names, split into train, validation and test parts."""
+
+from autoexperiment.datasets.base import BaseDataset, Facts, Table
+from autoexperiment.datasets.registry import describe, fetch, load
+from autoexperiment.datasets.synthetic import SyntheticClassificationDataset, SyntheticRegressionDataset
+
+__all__ = [
+    "BaseDataset",
+    "Facts",
+    "SyntheticClassificationDataset",
+    "SyntheticRegressionDataset",
+    "Table",
+    "describe",
+    "fetch",
+    "load",
+]

@@ -1,0 +1,254 @@
+"""A model that is trained by gradients: named float arrays, a pure function of them, and what its outputs mean.
+
+Nothing here imports MLX before an array is asked to run through the network.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from autoexperiment.datasets.base import Facts
+from autoexperiment.errors import DataError
+from autoexperiment.models import folder as folders
+from autoexperiment.models.base import Array, Model
+from autoexperiment.models.heads import Head, classes, is_classification
+from autoexperiment.models.parameters import MOST_PARAMETERS, Parameter, faults_of
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+_STREAM = int.from_bytes(b"initial", "big")  # the same seed in a dataset must not give the same numbers
+_NUMBERS_AT_ONCE = 1 << 23  # what one batch of predictions may hold: 32 MB
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Network(Model):
+    """Arrays with a forward pass. Subclasses say the shapes, the first values and the pass.
+
+    Attributes:
+        facts: the data it fits; `n_rows` is 0, for a model is not bound to a number of rows.
+        head: what its outputs mean.
+        seed: of the first values.
+        l2_regularization: weight of the penalty; see `penalty`.
+    """
+
+    rules: ClassVar[Mapping[str, Parameter]]
+    dtype: ClassVar[type[np.floating[Any]]] = np.float32
+
+    def __init__(self, facts: Facts, head: Head, *, seed: int, l2_regularization: float) -> None:
+        """Raises: DataError: the parameters are not allowed or do not fit the data."""
+        self.facts = replace(facts, n_rows=0)
+        self.head = head
+        self.seed = seed
+        self.l2_regularization = l2_regularization
+        self._arrays: dict[str, Array] | None = None
+        self._on_device: dict[str, mx.array] | None = None
+
+    # what a subclass says
+
+    @abstractmethod
+    def params(self) -> dict[str, Any]:
+        """The parameters that the constructor takes, as JSON."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, params: Mapping[str, Any], facts: Facts) -> Self:
+        """The model that a configuration asks for. Raises: DataError: see `faults`."""
+
+    @classmethod
+    @abstractmethod
+    def misfits(cls, params: Mapping[str, Any], facts: Facts) -> list[str]:
+        """What does not fit the data, given parameters that are allowed by themselves."""
+
+    @abstractmethod
+    def shapes(self) -> Shapes:
+        """Shape of each array, by name, in the order of `arrays` and of the files."""
+
+    @abstractmethod
+    def first(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """First values of one array, shape `shape`."""
+
+    @abstractmethod
+    def forward(self, parameters: Mapping[str, mx.array], x: mx.array) -> mx.array:
+        """Raw outputs, shape (n, head.n_outputs), before the output activation: a pure function.
+
+        Args: x: shape (n, *facts.shape), float32.
+        """
+
+    @abstractmethod
+    def numbers_per_row(self) -> int:
+        """About how many numbers the forward pass holds for one row, for the size of a batch."""
+
+    # what follows from it
+
+    @classmethod
+    def faults(cls, params: Mapping[str, Any], facts: Facts) -> list[str]:
+        """Why a model of these parameters cannot be made for such data, one sentence or two each."""
+        return faults_of(cls.name, params, cls.rules) or cls.misfits(params, facts)
+
+    @classmethod
+    def refuse_faults(cls, params: Mapping[str, Any], facts: Facts) -> None:
+        """Raises: DataError: with every fault."""
+        if found := cls.faults(params, facts):
+            raise DataError(f"Model {cls.name!r} cannot be made:" + "".join(f"\n  - {fault}" for fault in found))
+
+    def n_parameters(self) -> int:
+        return sum(map(prod, self.shapes().values()))
+
+    def penalised(self) -> tuple[str, ...]:
+        """Names of the arrays that the L2 penalty counts: weights, no biases and no norm's scales."""
+        return tuple(name for name in self.shapes() if name.endswith("weights"))
+
+    def initial(self) -> dict[str, Array]:
+        """First values from the seed, float32: the same on every call and machine."""
+        rng = np.random.default_rng([self.seed, _STREAM])
+        return {name: self.first(name, shape, rng).astype(np.float32) for name, shape in self.shapes().items()}
+
+    def loss(self, raw: mx.array, y: mx.array) -> mx.array:
+        """Mean over the batch of the loss that fits task and outputs, without the penalty; a scalar."""
+        from autoexperiment.models import losses
+
+        return losses.loss(self.head, raw, y)
+
+    def correct(self, raw: mx.array, y: mx.array) -> mx.array:
+        """How many rows of the batch are classified right; a scalar. For classification only."""
+        from autoexperiment.models import losses
+
+        return losses.correct(self.head, raw, y)
+
+    def penalty(self, parameters: Mapping[str, mx.array]) -> mx.array:
+        """`l2_regularization` times the sum of squares of the penalised arrays.
+
+        Divided by the number of training rows it is added to the loss, so that a linear model's optimum is
+        that of ridge regression with alpha = `l2_regularization`.
+        """
+        from autoexperiment.models.losses import mx
+
+        squares = [mx.sum(mx.square(parameters[name])) for name in self.penalised()]
+        return self.l2_regularization * mx.sum(mx.stack(squares))
+
+    def outputs(self, raw: Array | mx.array) -> Array:
+        """Predictions, shape (n,), or probabilities, shape (n, n_classes), as float64.
+
+        Args: raw: what `forward` gave, shape (n, head.n_outputs).
+        """
+        return self.head.outputs(np.asarray(raw))
+
+    # arrays
+
+    def arrays(self) -> dict[str, Array]:
+        if self._arrays is None:
+            self._arrays = {name: first.astype(self.dtype) for name, first in self.initial().items()}
+        return dict(self._arrays)
+
+    def set_arrays(self, arrays: Mapping[str, Array]) -> None:
+        shapes = self.shapes()
+        if arrays.keys() != shapes.keys():
+            odd = ", ".join(sorted(map(str, arrays.keys() ^ shapes.keys())))
+            raise DataError(f"{self.name}: the arrays' names do not fit: {odd}. Needed: {', '.join(shapes)}.")
+        for name, shape in shapes.items():
+            given = np.asarray(arrays[name])
+            if given.shape != shape or given.dtype.kind != "f":
+                raise DataError(
+                    f"{self.name}: array {name!r} has shape {given.shape} and type {given.dtype}. "
+                    f"Needed: real numbers of shape {shape}."
+                )
+        self._arrays = {name: np.array(arrays[name], dtype=self.dtype, order="C") for name in shapes}
+        self._on_device = None
+
+    def parameters(self) -> dict[str, mx.array]:
+        """The arrays as MLX has them, float32."""
+        from autoexperiment.models.losses import mx
+
+        if self._on_device is None:
+            self._on_device = {name: mx.array(array.astype(np.float32)) for name, array in self.arrays().items()}
+        return self._on_device
+
+    # predictions
+
+    def predict(self, X: Array) -> Array:
+        outputs = self._outputs_of(X)
+        return classes(outputs) if is_classification(self.facts) else outputs
+
+    def predict_proba(self, X: Array) -> Array:
+        return self._outputs_of(X) if is_classification(self.facts) else super().predict_proba(X)
+
+    def rows(self, X: Array) -> Array:
+        """The argument of `predict`; pictures may also be long rows. Raises: DataError: shape or type does not fit."""
+        X = np.asarray(X)
+        if X.dtype.kind not in "fiub" or X.shape[1:] not in (self.facts.shape, (self.facts.n_features,)):
+            wanted = ", ".join(["rows", *map(str, self.facts.shape)])
+            raise DataError(f"{self.name}: X has shape {X.shape} and type {X.dtype}. Needed: numbers, ({wanted}).")
+        return X
+
+    def _outputs_of(self, X: Array) -> Array:
+        parts = list(self._raw_parts(self.rows(X)))
+        raw = np.concatenate(parts) if parts else np.empty((0, self.head.n_outputs), np.float32)
+        return self.head.outputs(raw)
+
+    def _raw_parts(self, X: Array) -> Iterator[Array]:
+        from autoexperiment.models.losses import mx
+
+        size = max(1, _NUMBERS_AT_ONCE // self.numbers_per_row())
+        for start in range(0, len(X), size):
+            part = np.ascontiguousarray(X[start : start + size], dtype=np.float32)
+            yield np.array(self.forward(self.parameters(), mx.array(part.reshape(-1, *self.facts.shape))))
+
+    # folders
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "params": self.params(),
+            "task": self.facts.task,
+            "row_shape": list(self.facts.shape),
+            "n_classes": self.facts.n_classes,
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.json and one .npy file for each array; the same bytes for the same model."""
+        folders.write(Path(folder), self.config(), self.arrays())
+
+    def load(self, folder: str | Path) -> Self:
+        """Become the model that `save` wrote to a folder, and return it.
+
+        Raises: DataError: nothing sound is there, or it is a model of another kind or of other shapes.
+        """
+        other = self.saved(Path(folder))
+        if self.shapes() and self.shapes() != other.shapes():
+            raise DataError(f"{folder} holds a model of other shapes. Needed: {_shown(self)}. There: {_shown(other)}.")
+        vars(self).update(vars(other))
+        return self
+
+    @classmethod
+    def saved(cls, folder: Path) -> Self:
+        """The model in a folder. Raises: DataError: as `load`."""
+        name, params, facts = folders.read_config(folder)
+        if name != cls.name:
+            raise DataError(f"{folder} holds a model {name!r}. Needed here: {cls.name!r}. Try models.load(folder).")
+        if found := cls.faults(params, facts):
+            raise DataError(f"{folder / folders.CONFIG}: {found[0]} The file is not one that this program wrote.")
+        model = cls.build(params, facts)
+        model.set_arrays(folders.read_arrays(folder, model.shapes(), dtype=cls.dtype))
+        return model
+
+
+def too_large(shapes: Shapes) -> list[str]:
+    """The fault of a model with too many parameters, if it is one."""
+    count = sum(map(prod, shapes.values()))
+    if count <= MOST_PARAMETERS:
+        return []
+    return [f"The model would have {count:,} parameters. Allowed: up to {MOST_PARAMETERS:,}."]
+
+
+def _shown(network: Network) -> str:
+    shapes = network.shapes().items()
+    text = ", ".join(f"{name} {shape}" for name, shape in shapes)
+    return text if len(text) < 200 else f"{len(shapes)} arrays, {network.n_parameters()} parameters"

@@ -1,0 +1,99 @@
+"""Everything about an experiment that can be known to fail before it is run: paths, data, and whether they fit."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoexperiment import trainer
+from autoexperiment.errors import ConfigError, DataError, HarnessError
+from autoexperiment.files import read_json
+from autoexperiment.paths import OutputPaths
+from autoexperiment.training.request import DESCRIBE, Request
+from autoexperiment.vocabulary import Outcome
+
+if TYPE_CHECKING:
+    from autoexperiment.config import ExperimentConfig
+    from autoexperiment.datasets import Facts
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """An experiment that is ready to be run. `root`: the workspace, where the configuration's paths start."""
+
+    config: ExperimentConfig
+    root: Path
+    outputs: OutputPaths
+    facts: Facts
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return self.config.to_json()
+
+
+def refuse(faults: Sequence[str]) -> ConfigError:
+    """The error that names all faults of a configuration."""
+    return ConfigError("Configuration validation failed:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def make_plan(config: ExperimentConfig, *, root: Path) -> ExperimentPlan:
+    """Look at everything that running the experiment needs; nothing is written but the conversion of a data file.
+
+    Raises: ConfigError: with all faults. HarnessError: the output folder can't be written.
+    """
+    from autoexperiment.config.document import check_output
+
+    outputs = OutputPaths(check_output(config, root))
+    _check_writable(outputs.root, config.output.directory)
+    facts, faults = _look(config.to_json(), root)
+    if facts is None or faults:
+        raise refuse(faults)
+    return ExperimentPlan(config, root, outputs, facts)
+
+
+def _check_writable(folder: Path, directory: str) -> None:
+    there = folder
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise HarnessError(
+            f"Permission denied: {directory!r}. Runs are written below it. Give yourself the right: chmod u+w {there}"
+        )
+
+
+def _look(config: dict[str, Any], root: Path) -> tuple[Facts | None, list[str]]:
+    """What the dataset is, and what is wrong with it or with the model for it."""
+    from autoexperiment import datasets, models
+
+    if config["dataset"].get("loader"):
+        return _ask(config, root)
+    try:
+        facts = datasets.describe(config["dataset"], root=root)
+    except DataError as error:
+        return None, [str(error)]
+    return facts, models.check(config["model"], facts)
+
+
+def _ask(config: dict[str, Any], root: Path) -> tuple[Facts | None, list[str]]:
+    """The same from a process of its own: a dataset's own code runs there."""
+    from autoexperiment.datasets import Facts
+
+    said: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="autoexperiment-") as name:
+        folder = Path(name)
+        request = Request(DESCRIBE, str(root), config, result=str(folder / "facts.json"))
+        ending = trainer.run(
+            request, folder=folder, log=folder / "run.log",
+            heard=lambda word, text: said.append(text) if word == "error" else None,
+        )  # fmt: skip
+        if ending.outcome is Outcome.INTERRUPTED:
+            raise KeyboardInterrupt
+        if ending.outcome is not Outcome.OK:
+            return None, [said[-1] if said else f"The dataset can't be loaded: {ending.reason}"]
+        answer = read_json(Path(request.result))
+    facts = answer["facts"]
+    return Facts(**{**facts, "shape": tuple(facts["shape"])}), list(answer["faults"])

@@ -1,0 +1,305 @@
+"""Checkpoints of a run: each a folder that is whole or absent, and named with its files' hashes in its manifest.
+
+A folder is written beside its place under a hidden name, made safe on the disk, and renamed. The manifest is its
+last file. What doesn't match its manifest is never loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoexperiment import failpoint, files
+from autoexperiment.errors import DataError, HarnessError, unknown
+from autoexperiment.models.base import Array, Model
+from autoexperiment.paths import EPOCH_CHECKPOINT, FINAL_CHECKPOINT, RunPaths
+from autoexperiment.training.curves import resume_command
+
+MANIFEST, STATE, SLOTS = "manifest.json", "state.json", "state.npy"
+SMALL_FILE = 1 << 20  # bytes; more than any JSON of a checkpoint has
+_CHUNK = 1 << 20
+_HIDDEN = ".checkpoint_*"
+_PERIODIC = re.compile(rf"{EPOCH_CHECKPOINT}([1-9][0-9]{{0,14}})")
+
+
+@dataclass(frozen=True)
+class State:
+    """What training needs, beside the model's own arrays, to go on as if it had never stopped.
+
+    Attributes:
+        facts: JSON: how many steps were taken, the hash of the metrics so far.
+        slots: shape (k, n), float32: what the optimizer keeps for each of the n parameters; None without an optimizer.
+    """
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    slots: Array | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete and sound checkpoint."""
+
+    folder: Path
+    epoch: int
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def is_final(self) -> bool:
+        return self.name == FINAL_CHECKPOINT
+
+
+def save(run: RunPaths, epoch: int, *, model: Model, state: State, final: bool = False) -> Checkpoint:
+    """Write the checkpoint of an epoch, in the place of one that is there.
+
+    Raises: HarnessError: it can't be written; earlier checkpoints are untouched, and no part of this one is left.
+    """
+    target = run.final_checkpoint if final else run.checkpoint_of(epoch)
+    making = target.with_name(f".{target.name}.tmp")
+    try:
+        _remove_abandoned(run)
+        making.mkdir(parents=True)
+        _fill(making, epoch, model=model, state=state)
+        files.remove_folder(target)
+        failpoint.reach("checkpoint complete")
+        making.rename(target)
+        files.fsync_dir(target.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            files.remove_folder(making)
+        if isinstance(error, OSError):
+            raise _unwritable(run, target, error) from error
+        raise
+    failpoint.reach("checkpoint saved")
+    return Checkpoint(target, epoch)
+
+
+def _unwritable(run: RunPaths, target: Path, error: OSError) -> HarnessError:
+    return HarnessError(
+        f"The checkpoint {target} can't be written: {error.strerror}. Earlier checkpoints are as they were. It needs a "
+        f"folder that is writable and has room. Make room, then type: {resume_command(run)}"
+    )
+
+
+def _remove_abandoned(run: RunPaths) -> None:
+    """What a killed writer left; the run's lock sees to it that there is one writer."""
+    for folder in run.checkpoints.glob(_HIDDEN):
+        files.remove_folder(folder)
+
+
+def _fill(folder: Path, epoch: int, *, model: Model, state: State) -> None:
+    entries: dict[str, Any] = {}
+    for name, write in _contents(model, state):
+        entries[name] = _write(folder / name, write)
+        failpoint.reach(f"checkpoint {name}")
+    manifest = files.dump_json({"epoch": epoch, "files": entries}) + "\n"
+    _write(folder / MANIFEST, lambda file: file.write(manifest.encode()), sync=files.fsync)
+    failpoint.reach("checkpoint manifest")
+    files.fsync_dir(folder)
+
+
+_Write = Callable[["_Hashing"], object]
+
+
+def _contents(model: Model, state: State) -> Iterator[tuple[str, _Write]]:
+    """File names with what writes them."""
+    yield "config.json", _json(model.config())
+    for name, array in model.arrays().items():
+        yield f"{name}.npy", _npy(array)
+    yield STATE, _json(dict(state.facts))
+    if state.slots is not None:
+        yield SLOTS, _npy(state.slots)
+
+
+def _json(value: Any) -> _Write:
+    return lambda file: file.write((files.dump_json(value) + "\n").encode())
+
+
+def _npy(array: Array) -> _Write:
+    return lambda file: np.lib.format.write_array(file, np.asarray(array), version=(1, 0), allow_pickle=False)
+
+
+class _Hashing(io.RawIOBase):
+    """A file that hashes and counts what is written to it."""
+
+    def __init__(self, fd: int) -> None:
+        self.file, self.sha256, self.size = os.fdopen(fd, "wb"), hashlib.sha256(), 0
+
+    def write(self, blob: Any) -> int:
+        self.sha256.update(blob)
+        self.size += len(blob)
+        return self.file.write(blob)
+
+
+def _write(path: Path, write: _Write, *, sync: Callable[[int], object] = os.fsync) -> dict[str, Any]:
+    """Write one file to the disk; its entry in the manifest.
+
+    Args: sync: on macOS os.fsync hands the bytes to the drive only; files.fsync for the last file flushes all of them.
+    """
+    file = _Hashing(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    with file.file:
+        write(file)
+        file.file.flush()
+        sync(file.file.fileno())
+    return {"size": file.size, "sha256": file.sha256.hexdigest()}
+
+
+def verify(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, once each of its files has been compared with its manifest.
+
+    Raises: DataError: it is not complete or not sound; the message names the file.
+    """
+    manifest = _manifest(folder)
+    for name, entry in manifest["files"].items():
+        if _entry(folder / name, limit=entry["size"]) != entry:
+            raise DataError(f"{folder / name} is not the file that {MANIFEST} beside it describes: it was changed.")
+    if _epoch_of(folder.name) not in (0, math.inf, manifest["epoch"]):
+        raise DataError(f"{folder} holds the checkpoint of epoch {manifest['epoch']}: it was moved.")
+    return Checkpoint(folder, manifest["epoch"])
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        value = files.load_json(_small(path))
+        is_fine = _is_manifest(value)
+    except (ValueError, RecursionError):
+        is_fine = False
+    if not is_fine:
+        raise DataError(f"{path} is no checkpoint's manifest: it is damaged, or of another program.")
+    return dict(value)
+
+
+def _is_manifest(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("files"), dict):
+        return False
+    names = value["files"]
+    is_plain = all(name and name == Path(name).name and name not in (".", "..") for name in names)
+    is_number = type(value.get("epoch")) is int and value["epoch"] > 0
+    return (
+        is_plain
+        and is_number
+        and {"config.json", STATE} <= names.keys()
+        and all(isinstance(entry, dict) and type(entry.get("size")) is int for entry in names.values())
+    )
+
+
+def _small(path: Path) -> bytes:
+    """The bytes of a small regular file. Raises: DataError: it is not there, or something else."""
+    with _opened(path) as file:
+        if os.fstat(file.fileno()).st_size > SMALL_FILE:
+            raise DataError(f"{path} is larger than {SMALL_FILE} bytes: it is damaged, or of another program.")
+        return file.read(SMALL_FILE + 1)
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    """Raises: DataError: there is no plain file, or it can't be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}. A complete checkpoint has it.") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise DataError(f"{path} is not a plain file, as those of a checkpoint are.")
+    return os.fdopen(fd, "rb")
+
+
+def _entry(path: Path, *, limit: int) -> dict[str, Any]:
+    """A file's size and hash, of at most one byte more than `limit`."""
+    digest, size = hashlib.sha256(), 0
+    with _opened(path) as file:
+        while size <= limit and (blob := file.read(min(_CHUNK, limit + 1 - size))):
+            digest.update(blob)
+            size += len(blob)
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def load_state(checkpoint: Checkpoint) -> State:
+    """Raises: DataError: the state is not what `save` wrote."""
+    path = checkpoint.folder / STATE
+    try:
+        facts = files.load_json(_small(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(facts, dict):
+        raise DataError(f"{path} is not a JSON object, as the state of a checkpoint is.")
+    return State(facts, _load_slots(checkpoint.folder / SLOTS))
+
+
+def _load_slots(path: Path) -> Array | None:
+    if not path.exists():
+        return None
+    try:
+        with _opened(path) as file:
+            slots = np.lib.format.read_array(file, allow_pickle=False)
+    except ValueError as error:
+        raise DataError(f"{path} is not a plain array: {error}.") from error
+    if slots.ndim != 2 or slots.dtype != np.float32:
+        raise DataError(f"{path} has shape {slots.shape} and type {slots.dtype}. An optimizer's has 2 axes of float32.")
+    return slots
+
+
+def names(run: RunPaths) -> list[str]:
+    """Folders with a checkpoint's name, the newest last, the final one at the very end; they may be damaged."""
+    if not run.checkpoints.is_dir():
+        return []
+    found = [entry.name for entry in os.scandir(run.checkpoints) if entry.is_dir() and _epoch_of(entry.name)]
+    return sorted(found, key=_epoch_of)
+
+
+def _epoch_of(name: str) -> float:
+    """The epoch in a checkpoint's name, infinity for the final one; 0 for other names."""
+    if name == FINAL_CHECKPOINT:
+        return math.inf
+    found = _PERIODIC.fullmatch(name)
+    return int(found[1]) if found else 0
+
+
+def latest(
+    run: RunPaths, *, say: Callable[[str], object], use: Callable[[Checkpoint], object] = lambda _: None
+) -> Checkpoint | None:
+    """The newest complete and sound checkpoint that can be used, or None.
+
+    Args:
+        say: told about each one that is passed over.
+        use: given a sound one; a DataError from it passes the checkpoint over.
+    """
+    for name in reversed(names(run)):
+        try:
+            checkpoint = verify(run.checkpoints / name)
+            use(checkpoint)
+            return checkpoint
+        except DataError as error:
+            say(f"{name} is passed over: {error}")
+    return None
+
+
+def find(run: RunPaths, name: str) -> Checkpoint:
+    """A sound checkpoint by name: "checkpoint_final", "checkpoint_epoch_10", "final" or "10".
+
+    Raises: DataError: there is none of this name (the message lists those that exist), or it is damaged.
+    """
+    known = names(run)
+    if not known:
+        raise DataError(
+            f"{run.folder} has no checkpoints. They are saved at the end of an epoch with output.save_checkpoints. "
+            f"To go on with the run, type: {resume_command(run)}"
+        )
+    wanted = (name, f"checkpoint_{name}", f"{EPOCH_CHECKPOINT}{name}")
+    found = next((known_name for known_name in known if known_name in wanted), None)
+    if found is None:
+        raise DataError(unknown("checkpoint", name, known, where=str(run.checkpoints)))
+    return verify(run.checkpoints / found)

@@ -1,0 +1,227 @@
+"""From a configuration's `dataset` section to splits and facts; files that are missing, and files that are fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pictures
+import pytest
+from file_server import FileServer
+
+from autoexperiment.datasets import Facts, SyntheticRegressionDataset, describe, load
+from autoexperiment.datasets.files import FileDataset
+from autoexperiment.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def spec_of(
+    name: str = "custom", *, path: str | None = None, loader: str | None = None, **params: Any
+) -> dict[str, Any]:
+    return {"name": name, "path": path, "loader": loader, "val_fraction": 0.1, "test_fraction": 0.1, "params": params}
+
+
+def refusal(spec: dict[str, Any], root: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        describe(spec, root=root)
+    with pytest.raises(DataError) as again:
+        load(spec, root=root)
+    assert str(again.value) == str(caught.value)
+    return str(caught.value)
+
+
+# ---- by name
+
+
+def test_synthetic_data_is_the_classs_own_split_into_three(tmp_path: Path) -> None:
+    spec = spec_of("synthetic_regression", n_samples=100, n_features=5, seed=42)
+
+    splits = load(spec, root=tmp_path)
+    X, y = SyntheticRegressionDataset(n_samples=100, n_features=5, seed=42).generate()
+
+    assert describe(spec, root=tmp_path) == splits.facts == Facts("regression", 100, (5,))
+    assert [len(splits.part(name)) for name in ("train", "val", "test")] == [80, 10, 10]
+    for part in (splits.train, splits.val, splits.test):
+        x, targets = part.take(slice(None), np.float64)
+        assert x.tolist() == X[part.rows].tolist() and targets.tolist() == y[part.rows].tolist()
+
+
+def test_synthetic_classes_are_described(tmp_path: Path) -> None:
+    facts = describe(spec_of("synthetic_classification", n_samples=60, n_classes=4), root=tmp_path)
+
+    assert facts == Facts("classification", 60, (10,), 4)
+
+
+def test_the_datasets_seed_also_seeds_the_split(tmp_path: Path) -> None:
+    rows = [load(spec_of("synthetic_regression", seed=seed), root=tmp_path).test.rows.tolist() for seed in (1, 1, 2)]
+
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_pictures_come_from_the_path_or_from_the_cache(tmp_path: Path, cache: Path) -> None:
+    pictures.write_mnist(tmp_path / "data", 40, 10, seed=0)
+    pictures.write_mnist(cache / "mnist", 60, 20, seed=0)
+
+    given = load(spec_of("mnist", path="data"), root=tmp_path)
+    cached = load(spec_of("mnist"), root=tmp_path)
+
+    assert [len(given.part(name)) for name in ("train", "val", "test")] == [36, 4, 10]
+    assert describe(spec_of("mnist", path="data"), root=tmp_path) == given.facts
+    assert cached.facts.n_rows == 80
+
+
+def test_pictures_are_normalised_unless_told_otherwise(tmp_path: Path) -> None:
+    pictures.write_cifar10(tmp_path, 10, 10, seed=0)
+
+    normal = load(spec_of("cifar10", path="."), root=tmp_path).train.take(slice(None))[0]
+    plain = load(spec_of("cifar10", path=".", normalize=False), root=tmp_path).train.take(slice(None))[0]
+
+    assert np.allclose(normal.mean(axis=(0, 1, 2)), 0, atol=1e-5)
+    assert np.allclose(normal.std(axis=(0, 1, 2)), 1, atol=1e-4)
+    assert plain.min() >= 0 and plain.max() <= 1
+
+
+def test_a_file_is_normalised_when_asked(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.random.default_rng(0).random((50, 4)) * 100)
+
+    plain = load(spec_of(path="t.npy"), root=tmp_path).train.take(slice(None))[0]
+    normal = load(spec_of(path="t.npy", normalize=True), root=tmp_path).train.take(slice(None))[0]
+
+    assert plain.max() > 50
+    assert np.allclose(normal.mean(axis=0), 0, atol=1e-6) and np.allclose(normal.std(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (spec_of("imagenet"), "Unknown dataset 'imagenet'"),
+        (spec_of("minst"), "Did you mean 'mnist'?"),
+        (spec_of("synthetic_regression", n_sample=5), "Did you mean 'n_samples'?"),
+        (spec_of("synthetic_regression", n_samples=0), "'n_samples'"),
+        (spec_of(path="t.npy", columns=3), "Unknown dataset parameter 'columns'"),
+        (spec_of(), "has neither"),
+        (spec_of(path="t.npy", loader="a:B"), "has both"),
+        (spec_of("mnist"), "mnist"),
+    ],
+)
+def test_a_section_that_names_no_data_is_refused(tmp_path: Path, spec: dict[str, Any], words: str) -> None:
+    assert words in refusal(spec, tmp_path)
+
+
+# ---- files
+
+
+def test_paths_start_at_the_root_and_may_be_absolute(tmp_path: Path) -> None:
+    (tmp_path / "root" / "data").mkdir(parents=True)
+    np.save(tmp_path / "root" / "data" / "t.npy", np.ones((5, 3)))
+
+    for path in ("data/t.npy", str(tmp_path / "root" / "data" / "t.npy")):
+        assert describe(spec_of(path=path), root=tmp_path / "root") == Facts("regression", 5, (2,))
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "words"),
+    [
+        ("nowhere.csv", {}, 'set "download": true'),
+        ("t.xlsx", {}, "Supported: .csv, .npy, .npz, .parquet"),
+        ("folder", {}, "Cannot read"),
+        ("t.csv", {"task": "clustering"}, "Unknown task 'clustering'"),
+        ("t.npz", {"target": "y"}, "the targets come from the array y"),
+        ("folder", {"target": 1}, "the targets come from y.npy"),
+        ("t.npy", {"target": "y"}, "no names of columns"),
+        ("t.npy", {"target": 3}, "Target column 3"),
+        ("t.npy", {"sha256": "0" * 64}, "does not have the SHA-256"),
+        ("nowhere.csv", {"download": True}, '"download": true with "url" and "sha256"'),
+        ("nowhere.csv", {"download": True, "url": "https://example.org/t.csv"}, '"url" needs "sha256"'),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, path: str, params: dict[str, Any], words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "t.xlsx").touch()
+    (tmp_path / "t.csv").write_text("1,2\n")
+    np.save(tmp_path / "t.npy", np.ones((5, 3)))
+    np.savez(tmp_path / "t.npz", X=np.ones((5, 3)), y=np.ones(5))
+
+    assert words in refusal(spec_of(path=path, **params), tmp_path)
+
+
+def test_a_file_without_read_permission_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").mkdir()  # also root cannot read a folder as a file
+    (tmp_path / "t.csv" / "X.npy").mkdir()
+
+    assert "Cannot read" in refusal(spec_of(path="t.csv"), tmp_path)
+
+
+def test_a_given_hash_of_a_file_is_checked_in_any_case(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.ones((5, 3)))
+    digest = hashlib.sha256((tmp_path / "t.npy").read_bytes()).hexdigest()
+
+    for form in (digest, digest.upper()):
+        assert describe(spec_of(path="t.npy", sha256=form), root=tmp_path).n_rows == 5
+
+
+# ---- fetched
+
+CONTENT = b"a,b\n1,2\n3,4\n"
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_a_missing_file_is_fetched_once(tmp_path: Path) -> None:
+    with FileServer({"t.csv": CONTENT}) as server:
+        spec = spec_of(path="data/t.csv", download=True, url=server.url("t.csv"), sha256=DIGEST)
+
+        first, second = describe(spec, root=tmp_path), load(spec, root=tmp_path).facts
+
+        assert first == second == Facts("regression", 2, (1,))
+        assert len(server.requests) == 1
+    assert (tmp_path / "data" / "t.csv").read_bytes() == CONTENT
+
+
+def test_a_file_that_is_there_is_never_fetched_again(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(CONTENT)
+    with FileServer({"t.csv": CONTENT}) as server:
+        load(spec_of(path="t.csv", download=True, url=server.url("t.csv"), sha256=DIGEST), root=tmp_path)
+
+        assert server.requests == []
+
+
+def test_a_fetched_file_with_another_hash_is_refused_and_not_kept(tmp_path: Path) -> None:
+    with FileServer({"t.csv": b"9,9\n"}) as server:
+        spec = spec_of(path="t.csv", download=True, url=server.url("t.csv"), sha256=DIGEST)
+
+        refusal(spec, tmp_path)
+
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_progress_of_fetching_leaves_the_output_to_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FileServer({"t.csv": CONTENT}) as server:
+        FileDataset(tmp_path / "t.csv", download=True, url=server.url("t.csv"), sha256=DIGEST).load()
+
+    captured = capsys.readouterr()
+    assert captured.out == "" and "t.csv" in captured.err
+
+
+# ---- start-up
+
+
+def test_generated_data_needs_no_reader_of_files() -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom autoexperiment.datasets import load\n"
+        "load({'name': 'synthetic_regression', 'val_fraction': 0.1, 'test_fraction': 0.1, 'params': {}}, root=Path('.'))\n"
+        "heavy = {'mlx', 'pyarrow', 'pydantic', 'csv', 'zipfile', 'urllib.request', 'ssl'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)\n"
+    )
+
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert answer.returncode == 0, answer.stderr
