@@ -17,7 +17,7 @@ from typing import Any
 from autoexperiment import metrics as metric_files
 from autoexperiment import readings
 from autoexperiment.errors import LabError, Refused
-from autoexperiment.files import load_json
+from autoexperiment.files import load_json, read_plain
 from autoexperiment.metrics import MetricError, MetricMissing
 from autoexperiment.preparation import words
 from autoexperiment.recipe import SEALED, Extractor, Recipe
@@ -30,7 +30,6 @@ from autoexperiment.trained import (
     Trained,
     fresh,
     limits_of,
-    read_untrusted,
     rejected,
     write_tree,
 )
@@ -70,7 +69,7 @@ class Result:
 
 def _report(work: Path) -> dict[str, Any]:
     """The recipe's own `data/last_run.json`, or {} when there is none that is sound."""
-    blob = read_untrusted(work / "data" / "last_run.json", REPORT_BYTES)
+    blob = read_plain(work / "data" / "last_run.json", REPORT_BYTES)
     try:
         value = load_json(blob) if blob is not None else {}
     except (ValueError, RecursionError):
@@ -94,7 +93,7 @@ def _source(extractor: Extractor, run: Trained) -> bytes:
     """The bytes that a reading is taken from. Raises: MetricMissing: the file is not there."""
     if not extractor.file:
         return metric_files.read_tail(run.paths.log)
-    blob = read_untrusted(run.folder / extractor.file, FILE_BYTES)
+    blob = read_plain(run.folder / extractor.file, FILE_BYTES)
     if blob is None:
         raise MetricMissing(f"The run left no file {extractor.file}. The protocol says that its number stands there.")
     return blob
@@ -165,7 +164,7 @@ def _check_harness(run: Trained, before: set[str]) -> None:
     """Raises: Rejected: the run changed a file of the harness, or added one."""
     surface = surface_of(run.plan.recipe)
     for name, blob in run.plan.harness.items():
-        if not surface.is_held_out(name) and read_untrusted(run.work / name, len(blob)) != blob:
+        if not surface.is_held_out(name) and read_plain(run.work / name, len(blob)) != blob:
             raise rejected(Outcome.REJECTED, f"The run changed {name}, which belongs to the harness.")
     if added := harness_files(run.plan.recipe, run.work) - before:
         raise rejected(Outcome.REJECTED, f"The run added {min(added)!r} to the harness.")

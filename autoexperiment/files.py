@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 from pathlib import Path
@@ -72,6 +73,20 @@ def unlock_folder(path: Path) -> None:
         for place in (Path(here) / name for name in names):
             if not place.is_symlink():
                 place.chmod(0o700)
+
+
+def read_plain(path: Path, limit: int) -> bytes | None:
+    """Bytes of a regular file of at most `limit` bytes, or None; never follows a link, never waits on a pipe."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    facts = os.fstat(fd)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
+        os.close(fd)
+        return None
+    with os.fdopen(fd, "rb") as file:
+        return file.read(limit)
 
 
 def _remove_abandoned(path: Path) -> None:

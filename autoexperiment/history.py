@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from autoexperiment.errors import HarnessError, Locked
-from autoexperiment.files import Lock, load_json, lock_holder, write_atomic
+from autoexperiment.files import Lock, load_json, lock_holder, read_plain, write_atomic
 from autoexperiment.paths import OutputPaths, RunPaths
 from autoexperiment.vocabulary import Goal, Outcome, RunStatus
 
@@ -53,20 +52,6 @@ class Entry(TypedDict):
 
 
 # ---- what is read: bounded, and believed only as far as it has the right shape
-
-
-def read_plain(path: Path, limit: int) -> bytes | None:
-    """Bytes of a regular file of at most `limit` bytes, or None; never follows a link, never waits on a pipe."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    facts = os.fstat(fd)
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
-        os.close(fd)
-        return None
-    with os.fdopen(fd, "rb") as file:
-        return file.read()
 
 
 def read_object(path: Path) -> dict[str, Any]:

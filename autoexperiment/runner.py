@@ -27,6 +27,7 @@ from autoexperiment.vocabulary import Outcome, RunStatus, TrustLevel
 if TYPE_CHECKING:
     from autoexperiment.config import ExperimentConfig
 
+LOOK_S = 2.0  # a reader of the history may touch a run's lock for a moment
 SPLITS = ("train", "val", "test")
 
 
@@ -108,7 +109,7 @@ def run_plan(plan: ExperimentPlan, *, observer: Observer | None = None) -> dict[
     datasets.fetch(plan.json["dataset"], root=plan.root, say=lambda line: observer.heard("note", line))
     now = datetime.now()
     run = new_run(plan.outputs.experiment(plan.config.name), now)
-    with Lock(run.lock):
+    with Lock(run.lock).acquire(timeout_s=LOOK_S):
         write_json(run.config, plan.json)
         history.record_run(plan.outputs, run, status=RunStatus.RUNNING, created_at=now)
         return _train(plan, run, observer, is_resumed=False)
@@ -135,13 +136,14 @@ def resume(
     plan = make_plan(own, root=_root_of(run, own))
     lock = Lock(run.lock)
     try:
-        lock.acquire()
+        lock.acquire(timeout_s=LOOK_S)
     except Locked as error:
         raise HarnessError(f"{run_dir} is going on in another process. Wait for its end.") from error
     with lock:
         if done := _ended_for_good(run):
             observer.heard("note", "This run is completed already: there is nothing to go on with.")
             return done
+        history.record_run(OutputPaths(run.folder.parent.parent), run, status=RunStatus.RUNNING)
         return _train(plan, run, observer, is_resumed=True)
 
 
@@ -257,14 +259,14 @@ def load_config(run: RunPaths) -> ExperimentConfig:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """A checkpoint that is ready to be evaluated. `config`: whose dataset is used; the model is the checkpoint's."""
+    """A checkpoint that is ready to be evaluated, on the plan's dataset. `is_own`: the run was trained on it."""
 
     run: RunPaths
     plan: ExperimentPlan
     checkpoint: str
     split: str
     metrics: tuple[str, ...]
-    is_own_config: bool
+    is_own: bool
 
     @property
     def result(self) -> Path:
@@ -275,7 +277,7 @@ class EvaluationPlan:
 
         other = (
             ""
-            if self.is_own_config
+            if self.is_own
             else "." + hashlib.sha256(dump_json(self.plan.json["dataset"], indent=None).encode()).hexdigest()[:8]
         )
         return self.run.checkpoints / f"{self.checkpoint}.{self.split}{other}.json"
@@ -303,7 +305,8 @@ def plan_evaluation(
     for name in metrics or ():
         if name not in known:
             raise HarnessError(unknown(f"metric of a {plan.facts.task}", name, known))
-    return EvaluationPlan(run, plan, checkpoint.folder.name, split, tuple(metrics or ()), config is None)
+    is_own = plan.json["dataset"] == own.to_json()["dataset"]
+    return EvaluationPlan(run, plan, checkpoint.name, split, tuple(metrics or ()), is_own)
 
 
 def run_evaluation(

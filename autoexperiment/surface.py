@@ -10,7 +10,8 @@ from autoexperiment.paths import LOOP_EXPERIMENT
 from autoexperiment.recipe import Recipe
 
 # What the loop writes into the tree; a project that does not ignore it must not lose it as part of a candidate.
-OWN = (f"outputs/{LOOP_EXPERIMENT}", "internal/log/log_", "data/last_run.json")
+_HISTORY = ("outputs/index.json", "outputs/index.damaged", "outputs/.index.")
+OWN = (f"outputs/{LOOP_EXPERIMENT}", *_HISTORY, "internal/log/log_", "data/last_run.json")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,20 +95,6 @@ def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
         file.write_bytes(blob)
         if blob.startswith(b"#!"):
             file.chmod(0o755)
-
-
-def read_untrusted(path: Path, limit: int) -> bytes | None:
-    """Bytes of a regular file that the run wrote, or None; never follows a link, never reads a pipe."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    facts = os.fstat(fd)
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
-        os.close(fd)
-        return None
-    with os.fdopen(fd, "rb") as file:
-        return file.read()
 
 
 def limits_of(recipe: Recipe, hard_timeout_s: float) -> Limits:

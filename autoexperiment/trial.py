@@ -15,13 +15,14 @@ from pathlib import Path
 from autoexperiment import seeding
 from autoexperiment.budget import Budget
 from autoexperiment.evaluation import REPORT_BYTES, Result, evaluate, harness_files, watched
+from autoexperiment.files import read_plain
 from autoexperiment.paths import RunPaths
 from autoexperiment.preparation import words
 from autoexperiment.recipe import SEALED
 from autoexperiment.run import Run
 from autoexperiment.snapshot import HOME
 from autoexperiment.supervisor import Ending, run_environment, supervise
-from autoexperiment.trained import Trained, TrialPlan, fresh, limits_of, read_untrusted, write_tree
+from autoexperiment.trained import Trained, TrialPlan, fresh, limits_of, write_tree
 from autoexperiment.vocabulary import Outcome
 
 STARTUP_FACTOR = 1.5  # a run may take this times the baseline's own start-up …
@@ -190,7 +191,7 @@ def _hashes(plan: TrialPlan) -> dict[str, str]:
 
 def discard_weights(paths: RunPaths) -> None:
     """Free the disk of a run that was not kept: its record, log and report stay, its work folder goes."""
-    blob = read_untrusted(paths.reported, REPORT_BYTES)
+    blob = read_plain(paths.reported, REPORT_BYTES)
     if blob is not None:
         paths.kept_report.write_bytes(blob)
     shutil.rmtree(paths.work, ignore_errors=True)

@@ -241,6 +241,23 @@ def arrays_of(trainer: Descent) -> dict[str, Any]:
     return trainer.model.arrays()
 
 
+@pytest.mark.parametrize("way", ["eval", "async_eval"])
+def test_waiting_for_each_step_or_not_gives_the_same(way: str) -> None:
+    import mlx.core as mx
+
+    what = config(MLP, regression(n_samples=64), batch_size=8)
+    splits = splits_of(what)
+    usual, other = (
+        Descent(models.make(MLP, splits.facts), splits, what["training"], should_stop=lambda: False) for _ in "ab"
+    )
+    other._evaluate = getattr(mx, way)
+
+    assert usual.epoch(1) == other.epoch(1)
+
+    for name, array in arrays_of(usual).items():
+        assert array.tobytes() == arrays_of(other)[name].tobytes()
+
+
 def test_a_step_that_has_no_written_form_is_taken_as_it_is() -> None:
     import mlx.core as mx
 

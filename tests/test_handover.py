@@ -38,7 +38,14 @@ def test_it_says_which_session_this_is_and_what_may_change(contract: Path) -> No
         "hold_out": ["notes.md"],
         "prefix": "",
         "views": ["results.tsv"],
-        "own": ["outputs/autoresearch-", "internal/log/log_", "data/last_run.json"],
+        "own": [
+            "outputs/autoresearch-",
+            "outputs/index.json",
+            "outputs/index.damaged",
+            "outputs/.index.",
+            "internal/log/log_",
+            "data/last_run.json",
+        ],
     }
 
 

@@ -205,7 +205,8 @@ def descend(model: LinearRegression, X: Array, y: Array, *, steps: int, rate: fl
 
     def objective(values: list[Any]) -> Any:
         parameters = dict(zip(names, values, strict=True))
-        return model.loss(model.forward(parameters, x), t) + model.penalty(parameters) / len(X)
+        squares = sum(mx.sum(mx.square(parameters[name])) for name in model.penalised())
+        return model.loss(model.forward(parameters, x), t) + model.l2_regularization * squares / len(X)
 
     values = [mx.array(value) for value in model.initial().values()]
     for _ in range(steps):

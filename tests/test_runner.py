@@ -253,7 +253,7 @@ def interrupted_run(place: Workspace, config: dict[str, Any]) -> str:
     return folder
 
 
-SLOW = changed(MLP, training={"epochs": 400, "batch_size": 2}, output={"checkpoint_frequency": 20})
+SLOW = changed(MLP, training={"epochs": 150, "batch_size": 2}, output={"checkpoint_frequency": 20})
 
 
 def test_resumed_run_ends_with_the_bytes_of_one_that_was_never_stopped(place: Workspace) -> None:

@@ -144,7 +144,8 @@ def assert_keys(sample: str, value: Any) -> None:
         elif isinstance(wanted, list) and wanted:
             look(wanted[0], got[0])
 
-    look(json.loads(re.sub(r",?\n\s*\.\.\.", "", sample)), value)
+    whole = re.sub(r",(\s*\])", r"\1", re.sub(r"\n\s*\.\.\.", "", sample))
+    look(json.loads(whole), value)
 
 
 def accepts(walk: Walk, block: str, **besides: Any) -> None:
@@ -282,6 +283,11 @@ def load_checkpoint(walk: Walk, block: str) -> None:
 def names(walk: Walk, block: str) -> None:
     for name in re.findall(r'"name": "([^"]+)"', block):
         assert walk.plan({**BASE, "name": name})["experiment"] == name
+
+
+def evaluation_sample(walk: Walk, block: str) -> None:
+    walk.shell(f"mlx eval --run-dir outputs/my-experiment/{walk.runs['my-experiment']}")
+    assert_like(block, walk.printed)
 
 
 def seeds(walk: Walk, block: str) -> None:
@@ -454,7 +460,7 @@ STEPS: list[Callable[[Walk, str], None]] = [
     metrics_lines, look_into, written("summary.json"), shell_for(FIRST), like_before, plain, index_sample, jq_queries,
     history_api, json_form, yaml_form, accepts, accepts, accepts, layers, accepts, accepts, plain, many, module_form,
     layout_of_runs, metrics_of_runs, stream_of_runs, markdown_of_runs, load_checkpoint, long_run,
-    shell_for("my-experiment"), shell_for("my-experiment"), like_before, seeds, plain, names, accepts, monitor, plain,
+    shell_for("my-experiment"), shell_for("my-experiment"), evaluation_sample, seeds, plain, names, accepts, monitor, plain,
     accepts, commit, without_name, json_form, unknown_dataset, bad_value, no_file, list_missing, no_run, plain,
     no_permission, give_permission, once_unsupported, no_layers, layers, accepts, accepts, accepts, checkpoints_kept,
     custom, tuning, compare, workflow, too_large, reference,

@@ -31,6 +31,8 @@ from trainings import (
 )
 
 from autoexperiment import datasets, failure, models
+from autoexperiment.datasets.splits import Part
+from autoexperiment.errors import HarnessError
 from autoexperiment.training import child
 from autoexperiment.training.request import DESCRIBE, EVALUATE
 from autoexperiment.vocabulary import Outcome
@@ -227,6 +229,16 @@ def test_a_signal_while_the_data_is_loaded_ends_the_process(tmp_path: Path) -> N
     assert (code, said) == (130, ["interrupted: before the first epoch"])
 
 
+def test_a_reader_that_goes_away_is_no_reason_to_stop(tmp_path: Path) -> None:
+    process = start(request(tmp_path, config(LINEAR)))
+    assert process.stdout is not None
+
+    process.stdout.close()
+
+    assert process.wait() == 0
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint_final").is_dir()
+
+
 def test_kill_9_at_random_moments_costs_no_byte(tmp_path: Path) -> None:
     what = config(MLP, epochs=40)
     trainings.train_here(request(tmp_path / "whole", what))
@@ -267,7 +279,8 @@ def test_a_dataset_that_leaves_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_dataset_that_ignores_signals_ignores_them_for_itself_only(tmp_path: Path) -> None:
-    process = start(request(project(tmp_path), config(MLP, loader("foreign:Deaf"), epochs=100_000)))
+    what = config(MLP, loader("foreign:Deaf"), epochs=20_000, output={"checkpoint_frequency": 20_000})
+    process = start(request(project(tmp_path), what))
     wait_for(process, "epoch 1/")
 
     process.terminate()
@@ -334,6 +347,21 @@ def test_an_evaluation_in_batches_is_that_of_the_whole(runs: dict[str, Path], mo
     parts = evaluate.measure(model, splits.train, facts=splits.facts)
 
     assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_an_unknown_metric_is_said_before_the_work(runs: dict[str, Path]) -> None:
+    from autoexperiment.training import evaluate
+
+    class Untouched(Part):
+        def __init__(self) -> None: ...
+
+        def batches(self, *words: Any) -> Any:
+            raise AssertionError("the work has begun")
+
+    _, model = evaluate.load(runs["regression"] / "run", "final")
+
+    with pytest.raises(HarnessError, match="Unknown metric 'r3'"):
+        evaluate.measure(model, Untouched(), facts=model.facts, metrics=("r3",))
 
 
 def test_metrics_are_chosen_by_name(runs: dict[str, Path]) -> None:
@@ -409,6 +437,8 @@ def test_an_unknown_act_is_refused(tmp_path: Path) -> None:
 
 IMPORTS = """
 import sys
+from autoexperiment.datasets.splits import Part
+from autoexperiment.errors import HarnessError
 from autoexperiment.training import child
 code = child.main(sys.argv[1:])
 heavy = {"mlx", "mlx.core", "pydantic", "click", "yaml", "tabulate", "matplotlib", "sklearn", "pyarrow", "psutil"}

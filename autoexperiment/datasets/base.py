@@ -92,7 +92,9 @@ def check_table(table: Table, *, name: str, task: str) -> Table:
             "Needed: real numbers of shape (rows, features) or (rows, height, width, channels)."
         )
     if y.shape != (len(X),):
-        raise DataError(f"{name}: y has shape {y.shape}. Needed: one target for each of the {len(X)} rows: ({len(X)},).")
+        raise DataError(
+            f"{name}: y has shape {y.shape}. Needed: one target for each of the {len(X)} rows: ({len(X)},)."
+        )
     if task == CLASSIFICATION and y.dtype.kind not in "iu":
         raise DataError(f"{name}: the targets of a classification are whole class numbers from 0, not {y.dtype}.")
     if not 0 <= table.n_test < max(1, len(X)):

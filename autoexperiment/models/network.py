@@ -36,7 +36,8 @@ class Network(Model):
         facts: the data it fits; `n_rows` is 0, for a model is not bound to a number of rows.
         head: what its outputs mean.
         seed: of the first values.
-        l2_regularization: weight of the penalty; see `penalty`.
+        l2_regularization: training adds it, times the sum of squares of the `penalised` arrays and divided by the
+            number of training rows, to the loss: a linear model's optimum is then ridge regression with this alpha.
     """
 
     rules: ClassVar[Mapping[str, Parameter]]
@@ -122,24 +123,6 @@ class Network(Model):
         from autoexperiment.models import losses
 
         return losses.correct(self.head, raw, y)
-
-    def penalty(self, parameters: Mapping[str, mx.array]) -> mx.array:
-        """`l2_regularization` times the sum of squares of the penalised arrays.
-
-        Divided by the number of training rows it is added to the loss, so that a linear model's optimum is
-        that of ridge regression with alpha = `l2_regularization`.
-        """
-        from autoexperiment.models.losses import mx
-
-        squares = [mx.sum(mx.square(parameters[name])) for name in self.penalised()]
-        return self.l2_regularization * mx.sum(mx.stack(squares))
-
-    def outputs(self, raw: Array | mx.array) -> Array:
-        """Predictions, shape (n,), or probabilities, shape (n, n_classes), as float64.
-
-        Args: raw: what `forward` gave, shape (n, head.n_outputs).
-        """
-        return self.head.outputs(np.asarray(raw))
 
     # arrays
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from autoexperiment.training.optimizers import RULES
 from autoexperiment.training.replay import Step, replayed
 
 _NUMBERS_AT_ONCE = 1 << 22  # what one batch of a validation pass may hold: 16 MB
+_FEW_CORES = 2
 _LOSSES_AT_ONCE = 1024  # batches between two readings of the losses
 
 
@@ -48,6 +50,7 @@ class Descent:
         self._gradient = mx.value_and_grad(self._loss)
         self._decay = self._decay_of(model)
         self._replay: Step | None = None
+        self._evaluate = mx.async_eval if _has_room() else mx.eval
         self._flat = mx.array(self._layout.flatten(model.initial()))
         self._slots: tuple[mx.array, ...] = tuple(mx.zeros_like(self._flat) for _ in range(self._rule.n_slots))
         self._steps = 0
@@ -80,7 +83,7 @@ class Descent:
         scalars = map(mx.array, self._rule.scalars(self._steps, self._training["learning_rate"]))
         given = (x, y, self._flat, *self._slots, *scalars, *self._decay)
         made = self._function(len(y), given)(*given)
-        mx.async_eval(made)
+        self._evaluate(made)
         loss, correct, self._flat, *slots = made
         self._slots = tuple(slots)
         tally.add(len(y), loss, correct)
@@ -145,6 +148,14 @@ class Descent:
         self._flat = mx.array(self._layout.flatten(arrays))
         self._slots = () if slots is None else tuple(mx.array(slot) for slot in slots)
         self._steps = steps
+
+
+def _has_room() -> bool:
+    """Whether preparing a step while the one before it is computed pays. Either way gives the same bytes.
+
+    On 2 cores it made an epoch 1.4 times as fast when they were idle, and 1.3 times as slow when others used them.
+    """
+    return mx.default_device() == mx.Device(mx.gpu) or (os.cpu_count() or 1) > _FEW_CORES
 
 
 class _Tally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -76,7 +77,7 @@ def test_run_that_is_killed_again_and_again_ends_as_if_it_never_was(place: Works
         process = place.start("run-experiment", "--config", "config.json")
         kills += kill_after(process, chance.uniform(0.05, duration))
         check_readable(place)
-        listed = json.loads(place.mlx("history", "list", "--json"))
+        listed = json.loads(place.mlx("history", "list", "--json"))["runs"]
         assert {run["status"] for run in listed} <= {"completed", "interrupted"}
         for folder in set((place.root / "outputs" / "net").iterdir()) - known:
             again = place.start("run-experiment", "--resume", str(folder))  # and killed once more, while it goes on
@@ -88,7 +89,7 @@ def test_run_that_is_killed_again_and_again_ends_as_if_it_never_was(place: Works
                 shutil.rmtree(folder)
 
     assert kills >= KILLS // 2
-    runs = json.loads(place.mlx("history", "list", "--json"))
+    runs = json.loads(place.mlx("history", "list", "--json"))["runs"]
     folders = {p.name for p in (place.root / "outputs" / "net").iterdir()}
     assert sorted(run["timestamp"] for run in runs) == sorted(folders)
     assert {run["status"] for run in runs} == {"completed"}
@@ -116,7 +117,7 @@ def test_signals_to_the_whole_group_end_the_run_once(place: Workspace) -> None:
     while not list((place.root / "outputs").glob("net/*/metrics/metrics.ndjson")):
         time.sleep(0.02)
 
-    subprocess.run(["kill", "-INT", f"-{process.pid}"], check=True)
+    os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
 
     assert process.returncode == 128 + signal.SIGINT
