@@ -193,6 +193,9 @@ def _train(plan: ExperimentPlan, run: RunPaths, observer: Observer, *, is_resume
     summary = _summary(plan, run, status, record.reason, final)
     write_json(run.summary, summary)
     history.record_run(OutputPaths(run.folder.parent.parent), run, status=status, final_metrics=final)
+    if ending.stop_signal is not None and status is RunStatus.COMPLETED:
+        observer.heard("note", f"Stopped when it had been completed already: {run.folder}")
+        raise KeyboardInterrupt  # whoever asked for an end gets one: what was to come next is not run
     return summary
 
 
