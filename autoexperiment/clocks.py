@@ -54,3 +54,11 @@ class Skew:
         if abs(self.slept_s) > bound:
             return f"The machine slept {self.slept_s:.1f} s during the run."
         return f"The clock jumped {self.jumped_s:+.1f} s during the run." if abs(self.jumped_s) > bound else ""
+
+
+def duration(seconds: float) -> str:
+    """A length of time for a person: 45 s, 12 min, 3 h 05 min."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

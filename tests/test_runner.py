@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -471,3 +472,27 @@ def test_output_folder_without_permission_is_refused(place: Workspace, monkeypat
 def test_command_line_without_a_configuration_is_wrong_usage(place: Workspace) -> None:
     assert "--config" in place.mlx("run-experiment", code=2)
     assert "--run-dir" in place.mlx("eval", code=2)
+
+
+# ---- on a terminal
+
+
+def test_terminal_shows_a_moving_line_with_the_time_that_is_left(place: Workspace) -> None:
+    import pty
+
+    config = place.write(changed(MLP, training={"epochs": 60, "batch_size": 2}))
+    ours, theirs = pty.openpty()
+    process = place.start("run-experiment", "--config", config, stdout=theirs)
+    os.close(theirs)
+
+    blob = b""
+    with contextlib.suppress(OSError):  # Linux says so at the end
+        while piece := os.read(ours, 1 << 16):
+            blob += piece
+    process.wait(timeout=60)
+    os.close(ours)
+
+    moving = [line for line in blob.split(b"\r\x1b[K") if line.startswith(b"      [#")]
+    assert len(moving) > 5
+    assert b" 30/60 loss" in blob and b" s left" in blob
+    assert all(len(line) < 80 for line in moving)

@@ -52,7 +52,7 @@ class Workspace:
         """Start `mlx` with these words."""
         return subprocess.Popen(
             [sys.executable, "-m", "autoexperiment", *words], cwd=self.root, env=self.environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more},
         )  # fmt: skip
 
     def mlx(self, *words: str, code: int = 0) -> str:

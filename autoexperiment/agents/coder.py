@@ -15,6 +15,7 @@ from autoexperiment import brief, daily_log, desk, fence, preflight
 from autoexperiment.admission import DESCRIPTION_LIMIT, find_twin, is_unchanged
 from autoexperiment.agents.patience import IDLE, Patience, Result
 from autoexperiment.agents.visit import Client, Outcome, Visit, VisitLimits, pay
+from autoexperiment.clocks import duration
 from autoexperiment.errors import LabError, Refused
 from autoexperiment.failure import Failure, clean
 from autoexperiment.files import load_json, write_atomic
@@ -148,7 +149,7 @@ class Coder:
         if left is not None and wait_s >= left:
             return f"{self.name} can go on only after the night's end ({harvest.result}: {visit.reason})"
         if wait_s:
-            night.observer.say(f"    waiting {_span(wait_s)}: {clean(harvest.trouble, NOTED)}")
+            night.observer.say(f"    waiting {duration(wait_s)}: {clean(harvest.trouble, NOTED)}")
             until = _clock(now + timedelta(seconds=wait_s))
             say_activity(night.session, f"waiting until {until} for {self.name}: {harvest.result}")
         return night.wait(wait_s)
@@ -240,13 +241,3 @@ def _description(session: Session, visit: Visit, harvest: _Harvest) -> str:
 
 def _price(visit: Visit) -> str:
     return "" if visit.cost_usd is None else f", ${visit.cost_usd:.2f}"
-
-
-def _span(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds >= 3600
-        else f"{seconds / 60:.0f} min"
-        if seconds >= 60
-        else f"{seconds:.0f} s"
-    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from autoexperiment.clocks import duration
 from autoexperiment.vocabulary import RunStatus
 
 if TYPE_CHECKING:
@@ -190,9 +193,10 @@ class Printer:
         self.is_terminal = sys.stdout.isatty()
         self._ends: dict[str, tuple[str, str]] = {}
         self._has_bar = False
+        self._first: tuple[int, float] | None = None  # the first epoch that was shown, and when
 
     def begun(self, plan: ExperimentPlan, run: RunPaths) -> None:
-        config = plan.config
+        config, self._first = plan.config, None
         steps = [
             f"[2/5] Initializing model: {config.model.name}...",
             "[3/5] Setting up output directory...",
@@ -223,15 +227,18 @@ class Printer:
 
     def _bar(self, text: str) -> None:
         """One epoch, given as `3/10: loss 4.1, …`: on a terminal only, where the line moves."""
-        if not self.is_terminal:
-            return
         done, _, rest = text.partition(":")
         now, _, of = done.partition("/")
-        if now.isdigit() and of.isdigit() and int(of):
-            width = 20 * int(now) // int(of)
-            bar = "#" * width + "." * (20 - width)
-            click.echo(f"\r\033[K      [{bar}] {done}{rest and ' ' + rest.strip()}"[:120], nl=False)
-            self._has_bar = True
+        if not (self.is_terminal and now.isdigit() and of.isdigit() and 0 < int(now) <= int(of)):
+            return
+        epoch, epochs = int(now), int(of)
+        first, since = self._first = self._first or (epoch, time.monotonic())
+        left_s = (time.monotonic() - since) / (epoch - first) * (epochs - epoch) if epoch > first else None
+        left = "" if left_s is None else f"  {duration(left_s)} left"
+        bar = ("#" * (20 * epoch // epochs)).ljust(20, ".")
+        line = f"      [{bar}] {done}{rest}{left}"
+        click.echo("\r\033[K" + line[: shutil.get_terminal_size().columns - 1], nl=False)
+        self._has_bar = True
 
     def _clear(self) -> None:
         if self._has_bar:
