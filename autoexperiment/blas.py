@@ -24,13 +24,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoexperiment import threads
+
 PACKAGE = "scipy-openblas32"
 SWITCH = "AUTOEXPERIMENT_BLAS"
 _LIBRARY = Path("scipy_openblas32", "lib", "libscipy_openblas.so")
 _PREFIX = "scipy_"
 _PRODUCTS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
 _GPU_BACKENDS = ("mlx_cuda", "mlx_metal")
-_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 
@@ -122,13 +123,9 @@ def _publish(library: ctypes.CDLL) -> None:
 
 
 def _set_threads(library: ctypes.CDLL) -> int:
-    """Half the usable cores, unless the environment said a number; returns the number in force.
-
-    The rest stay free for MLX's own thread and for others: on 2 cores a second BLAS thread gained 1.4x when
-    they were idle and lost 7x when they were shared, because the threads of a product wait for each other.
-    """
-    if not any(os.environ.get(name) for name in _THREAD_VARIABLES):
-        library[f"{_PREFIX}openblas_set_num_threads"](max(1, min(len(os.sched_getaffinity(0)) // 2, 8)))
+    """The usual number, unless the environment said one; returns the number in force."""
+    if threads.given() is None:
+        library[f"{_PREFIX}openblas_set_num_threads"](threads.usual())
     return int(library[f"{_PREFIX}openblas_get_num_threads"]())
 
 

@@ -31,7 +31,7 @@ def facts() -> dict[str, str | int | None]:
         "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         "python": platform.python_version(),
         "mlx": _version("mlx"),
-        "blas": _version("scipy-openblas32"),
+        "blas": None if os.environ.get("AUTOEXPERIMENT_BLAS", "").lower() == "off" else _version("scipy-openblas32"),
         "device": device_class(),
     }
 

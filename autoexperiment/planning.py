@@ -34,6 +34,20 @@ class ExperimentPlan:
     def json(self) -> dict[str, Any]:
         return self.config.to_json()
 
+    @property
+    def parts(self) -> dict[str, int]:
+        """Rows of each part of the dataset."""
+        from autoexperiment import datasets
+
+        return datasets.sizes(self.json["dataset"], self.facts)
+
+    @property
+    def to_fetch(self) -> list[str]:
+        """Files that are to be fetched over the network first."""
+        from autoexperiment import datasets
+
+        return datasets.must_fetch(self.json["dataset"], root=self.root)
+
 
 def refuse(faults: Sequence[str]) -> ConfigError:
     """The error that names all faults of a configuration."""
@@ -49,7 +63,7 @@ def make_plan(config: ExperimentConfig, *, root: Path) -> ExperimentPlan:
 
     outputs = OutputPaths(check_output(config, root))
     _check_writable(outputs.root, config.output.directory)
-    facts, faults = _look(config.to_json(), root)
+    facts, faults = look(config.to_json(), root)
     if facts is None or faults:
         raise refuse(faults)
     return ExperimentPlan(config, root, outputs, facts)
@@ -65,21 +79,22 @@ def _check_writable(folder: Path, directory: str) -> None:
         )
 
 
-def _look(config: dict[str, Any], root: Path) -> tuple[Facts | None, list[str]]:
-    """What the dataset is, and what is wrong with it or with the model for it."""
+def look(config: dict[str, Any], root: Path, *, with_model: bool = True) -> tuple[Facts | None, list[str]]:
+    """What the dataset is, and what is wrong with it (then there are no facts) or with the model for it."""
     from autoexperiment import datasets, models
 
     if config["dataset"].get("loader"):
-        return _ask(config, root)
-    try:
-        facts = datasets.describe(config["dataset"], root=root)
-    except DataError as error:
-        return None, [str(error)]
-    return facts, models.check(config["model"], facts)
+        facts, faults = _ask(config, root)
+    else:
+        try:
+            facts, faults = datasets.describe(config["dataset"], root=root), []
+        except DataError as error:
+            return None, [str(error)]
+    return facts, faults + (models.check(config["model"], facts) if facts and with_model else [])
 
 
 def _ask(config: dict[str, Any], root: Path) -> tuple[Facts | None, list[str]]:
-    """The same from a process of its own: a dataset's own code runs there."""
+    """The dataset's facts from a process of its own: the user's code runs there."""
     from autoexperiment.datasets import Facts
 
     said: list[str] = []
@@ -92,8 +107,8 @@ def _ask(config: dict[str, Any], root: Path) -> tuple[Facts | None, list[str]]:
         )  # fmt: skip
         if ending.outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt
-        if ending.outcome is not Outcome.OK:
-            return None, [said[-1] if said else f"The dataset can't be loaded: {ending.reason}"]
+        if ending.exit_code != 0 or not Path(request.result).exists():
+            return None, [said[-1] if said else f"The dataset can't be loaded: {ending.reason or 'its code ended it.'}"]
         answer = read_json(Path(request.result))
     facts = answer["facts"]
-    return Facts(**{**facts, "shape": tuple(facts["shape"])}), list(answer["faults"])
+    return Facts(**{**facts, "shape": tuple(facts["shape"])}), []

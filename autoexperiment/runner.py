@@ -1,76 +1,34 @@
 """The experiment harness: run a configuration, go on with a run that was stopped, evaluate a checkpoint.
 
 Every run is one child process under the supervisor. Its numbers come from its own files; how it ended comes
-from the supervisor; `run.json`, `summary.json` and the history's index are written here, when it is known.
+from the supervisor; `run.json`, `summary.json` and the history's entry are written here, when it is known.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from autoexperiment import __version__, history, machine, trainer
-from autoexperiment.errors import HarnessError, Locked, unknown
-from autoexperiment.files import Lock, read_json, write_json
-from autoexperiment.paths import FINAL_CHECKPOINT, OutputPaths, RunPaths, find_root, new_run
+from autoexperiment.errors import HarnessError, Locked
+from autoexperiment.evaluations import run_evaluation
+from autoexperiment.files import Lock, remove_folder, write_json
+from autoexperiment.kept import KeptRun, open_run
+from autoexperiment.paths import OutputPaths, RunPaths, find_root, new_run
 from autoexperiment.planning import ExperimentPlan, make_plan
 from autoexperiment.run import Run
-from autoexperiment.supervisor import Ending
-from autoexperiment.training.request import EVALUATE, TRAIN, Request
+from autoexperiment.supervisor import Ending, Signals
+from autoexperiment.trainer import Listening, Observer, Quiet
+from autoexperiment.training.request import TRAIN, Request
 from autoexperiment.vocabulary import Outcome, RunStatus, TrustLevel
 
 if TYPE_CHECKING:
     from autoexperiment.config import ExperimentConfig
 
+__all__ = ["describe_plan", "resume", "run_evaluation", "run_experiment", "run_plan"]
+
 LOOK_S = 2.0  # a reader of the history may touch a run's lock for a moment
-SPLITS = ("train", "val", "test")
-
-
-class Observer(Protocol):
-    """What a front end hears while an experiment is run or a checkpoint evaluated."""
-
-    def begun(self, plan: ExperimentPlan, run: RunPaths) -> None: ...
-    def heard(self, word: str, text: str) -> None: ...
-
-
-class Quiet:
-    """An observer that shows nothing."""
-
-    def begun(self, plan: ExperimentPlan, run: RunPaths) -> None: ...
-    def heard(self, word: str, text: str) -> None: ...
-
-
-@dataclass
-class _Listening:
-    """Passes on what the training process says, and keeps its last complaint, and whether it came to its end."""
-
-    observer: Observer
-    complaint: str = ""
-    is_done: bool = False
-
-    def heard(self, word: str, text: str) -> None:
-        if word in ("error", "diverged"):
-            self.complaint = text
-        self.is_done = word == "done"
-        self.observer.heard(word, text)
-
-    def outcome(self, ending: Ending) -> Outcome:
-        """How the process ended. That the machine slept meanwhile changes no number: none depends on a clock."""
-        if ending.exit_code == 0 and self.is_done:
-            return Outcome.OK
-        if ending.outcome is Outcome.CRASHED and ending.exit_code == trainer.STOPPED:
-            return Outcome.INTERRUPTED
-        return Outcome.CRASHED if ending.outcome is Outcome.OK else ending.outcome
-
-    def reason(self, ending: Ending) -> str:
-        """Why it did not end well, in a sentence."""
-        unfinished = "The process ended before its work did: code of the dataset has ended it."
-        return self.complaint or ending.reason or unfinished
 
 
 def run_experiment(
@@ -85,8 +43,20 @@ def run_experiment(
         `status` "dry_run", `config`, `data` and `output_dir`; nothing is run.
     Raises: ConfigError, HarnessError: it can't be run; nothing was written.
     """
+    _check_kind(config)
     plan = make_plan(config, root=root or find_root(Path.cwd()))
     return describe_plan(plan) if dry_run else run_plan(plan, observer=observer)
+
+
+def _check_kind(config: object) -> None:
+    """Raises: HarnessError: this is a path or a mapping, not a configuration that was loaded."""
+    from autoexperiment.config import ExperimentConfig
+
+    if not isinstance(config, ExperimentConfig):
+        raise HarnessError(
+            f"run_experiment takes an ExperimentConfig, not a {type(config).__name__}. Load it first: "
+            "ConfigLoader.load_from_file(path), or ConfigLoader.load_from_dict(mapping)."
+        )
 
 
 def describe_plan(plan: ExperimentPlan) -> dict[str, Any]:
@@ -96,7 +66,14 @@ def describe_plan(plan: ExperimentPlan) -> dict[str, Any]:
         "experiment": plan.config.name,
         "status": "dry_run",
         "output_dir": str(plan.outputs.root),
-        "data": {"task": facts.task, "rows": facts.n_rows, "shape": list(facts.shape), "classes": facts.n_classes},
+        "data": {
+            "task": facts.task,
+            "rows": facts.n_rows,
+            "shape": list(facts.shape),
+            "classes": facts.n_classes,
+            "parts": plan.parts,
+            "to_fetch": plan.to_fetch,
+        },
         "config": plan.json,
     }
 
@@ -108,15 +85,30 @@ def run_plan(plan: ExperimentPlan, *, observer: Observer | None = None) -> dict[
     observer = observer or Quiet()
     datasets.fetch(plan.json["dataset"], root=plan.root, say=lambda line: observer.heard("note", line))
     now = datetime.now()
-    run = new_run(plan.outputs.experiment(plan.config.name), now)
+    run = _make_place(plan, now)
     with Lock(run.lock).acquire(timeout_s=LOOK_S):
-        write_json(run.config, plan.json)
         history.record_run(plan.outputs, run, status=RunStatus.RUNNING, created_at=now)
-        return _train(plan, run, observer, is_resumed=False)
+        return _train(plan, run, observer, outputs=plan.outputs)
+
+
+def _make_place(plan: ExperimentPlan, now: datetime) -> RunPaths:
+    """A run directory with its configuration, or nothing."""
+    run: RunPaths | None = None
+    try:
+        run = new_run(plan.outputs.experiment(plan.config.name), now)
+        write_json(run.config, plan.json)
+    except OSError as error:
+        if run is not None:
+            remove_folder(run.folder)
+        raise HarnessError(
+            f"No run can be made in {plan.outputs.root}: {error.strerror}. It must be writable and have room. "
+            "Make room, or choose another output.directory; then start again."
+        ) from error
+    return run
 
 
 def resume(
-    run_dir: Path, *, config: ExperimentConfig | None = None, observer: Observer | None = None
+    run_dir: str | Path, *, config: ExperimentConfig | None = None, observer: Observer | None = None
 ) -> dict[str, Any]:
     """Go on with a run that was stopped or killed, from its last complete checkpoint; returns its summary.
 
@@ -125,48 +117,49 @@ def resume(
     Args: config: must be the run's own; None: taken from the run.
     Raises: HarnessError: there is no such run, it is going on, it diverged, or `config` is another one.
     """
-    observer = observer or Quiet()
-    run = RunPaths(_run_folder(run_dir))
-    own = load_config(run)
-    if config is not None and config.to_json() != own.to_json():
+    observer, kept = observer or Quiet(), open_run(run_dir)
+    if config is not None and (other := _differing(config, kept.config)):
         raise HarnessError(
-            f"The configuration differs from that of {run_dir}: {', '.join(_differing(config, own))}. A run keeps its "
-            "configuration. Leave --config and --set out to go on with it, or --resume to start another run."
+            f"The configuration differs from that of {run_dir}: {', '.join(other)}. A run keeps its configuration. "
+            "Leave --config and --set out to go on with it, or --resume to start another run."
         )
-    plan = make_plan(own, root=_root_of(run, own))
-    lock = Lock(run.lock)
+    plan = make_plan(kept.config, root=kept.root)
+    lock = Lock(kept.paths.lock)
     try:
         lock.acquire(timeout_s=LOOK_S)
     except Locked as error:
         raise HarnessError(f"{run_dir} is going on in another process. Wait for its end.") from error
     with lock:
-        if done := _ended_for_good(run):
-            observer.heard("note", "This run is completed already: there is nothing to go on with.")
-            return done
-        history.record_run(OutputPaths(run.folder.parent.parent), run, status=RunStatus.RUNNING)
-        return _train(plan, run, observer, is_resumed=True)
+        return _go_on(plan, kept, observer)
 
 
-def _ended_for_good(run: RunPaths) -> dict[str, Any] | None:
+def _go_on(plan: ExperimentPlan, kept: KeptRun, observer: Observer) -> dict[str, Any]:
+    run = kept.paths
+    if done := _ended_for_good(plan, run):
+        observer.heard("note", "This run is completed already: there is nothing to go on with.")
+        return done
+    if kept.outputs is None:
+        observer.heard("note", "This run lies outside the place that its configuration names: no history lists it.")
+    else:
+        history.record_run(kept.outputs, run, status=RunStatus.RUNNING)
+    for of_before in (run.summary, run.record):  # a kill from here on leaves nothing that speaks of the end
+        of_before.unlink(missing_ok=True)
+    return _train(plan, run, observer, outputs=kept.outputs, is_resumed=True)
+
+
+def _ended_for_good(plan: ExperimentPlan, run: RunPaths) -> dict[str, Any] | None:
     """The summary of a completed run, or None. Raises: HarnessError: it diverged, and would again."""
-    summary = read_json(run.summary) if run.summary.exists() else {}
-    if summary.get("status") == RunStatus.DIVERGED:
+    from autoexperiment.training import curves
+
+    before = history.read_object(run.summary)
+    if before.get("status") == RunStatus.DIVERGED:
         raise HarnessError(
-            f"{run.folder} diverged: {summary.get('reason')} It would do so again. Start another run with a smaller "
+            f"{run.folder} diverged ({before.get('reason')}), and would do so again. Start another run with a smaller "
             "training.learning_rate."
         )
-    return summary if summary.get("status") == RunStatus.COMPLETED else None
-
-
-def _root_of(run: RunPaths, config: ExperimentConfig) -> Path:
-    """The workspace that a run was made in: its folder without what the configuration says of it.
-
-    A run that was moved out of its place belongs to the workspace around the current folder.
-    """
-    place = Path(os.path.normpath(config.output.directory), config.name, run.folder.name)
-    if run.folder.parts[-len(place.parts) :] == place.parts:
-        return Path(*run.folder.parts[: -len(place.parts)])
-    return find_root(Path.cwd())
+    if before.get("status") != RunStatus.COMPLETED:
+        return None
+    return _summary(plan, run, RunStatus.COMPLETED, "", curves.last_row(run))
 
 
 def _differing(one: ExperimentConfig, other: ExperimentConfig) -> list[str]:
@@ -174,28 +167,46 @@ def _differing(one: ExperimentConfig, other: ExperimentConfig) -> list[str]:
     return [name for name in a if a[name] != b[name]]
 
 
-def _train(plan: ExperimentPlan, run: RunPaths, observer: Observer, *, is_resumed: bool) -> dict[str, Any]:
-    """Let the training process work in a run's folder, then write down how it ended."""
+def _train(
+    plan: ExperimentPlan, run: RunPaths, observer: Observer, *, outputs: OutputPaths | None, is_resumed: bool = False
+) -> dict[str, Any]:
+    """Let the training process work in a run's folder, then write down how it ended.
+
+    Args: outputs: where the run is entered in a history; None: nowhere.
+    Raises: KeyboardInterrupt: it was completed, and somebody asked for an end meanwhile: nothing is to come next.
+    """
+    with Signals().watched() as signals:
+        observer.begun(plan, run)
+        listening = Listening(observer)
+        request = Request(TRAIN, str(plan.root), plan.json, str(run.folder), resume=is_resumed)
+        ending = trainer.run(
+            request, folder=run.folder, log=run.log, heard=listening.heard, signals=signals,
+            timeout_s=plan.config.training.timeout_s,
+        )  # fmt: skip
+        summary = _write_down(plan, run, listening, ending)
+        if outputs is not None:
+            status = RunStatus(summary["status"])
+            history.record_run(outputs, run, status=status, final_metrics=summary["final_metrics"])
+    if signals.received and summary["status"] == RunStatus.COMPLETED:
+        observer.heard("note", f"Stopped when it had been completed already: {run.folder}")
+        raise KeyboardInterrupt
+    return summary
+
+
+def _write_down(plan: ExperimentPlan, run: RunPaths, listening: Listening, ending: Ending) -> dict[str, Any]:
+    """Write run.json and summary.json; returns the summary."""
     from autoexperiment.training import curves
 
-    observer.begun(plan, run)
-    listening = _Listening(observer)
-    request = Request(TRAIN, str(plan.root), plan.json, str(run.folder), resume=is_resumed)
-    timeout_s = plan.config.training.timeout_s
-    ending = trainer.run(request, folder=run.folder, log=run.log, heard=listening.heard, timeout_s=timeout_s)
-    outcome = listening.outcome(ending)
     final = curves.last_row(run)
-    record = _record(plan, outcome, listening.reason(ending), ending, final or {})
-    record.save(run)
+    is_finished = final is not None and final["epoch"] == plan.config.training.epochs
+    outcome = listening.outcome(ending, is_finished=is_finished)
     status = RunStatus.of(outcome)
+    record = _record(plan, outcome, listening.reason(ending), ending, final or {})
+    summary = _summary(plan, run, status, record.reason, final)
+    record.save(run)
+    write_json(run.summary, summary)
     if not plan.config.output.save_logs and status is not RunStatus.FAILED:
         run.log.unlink(missing_ok=True)
-    summary = _summary(plan, run, status, record.reason, final)
-    write_json(run.summary, summary)
-    history.record_run(OutputPaths(run.folder.parent.parent), run, status=status, final_metrics=final)
-    if ending.stop_signal is not None and status is RunStatus.COMPLETED:
-        observer.heard("note", f"Stopped when it had been completed already: {run.folder}")
-        raise KeyboardInterrupt  # whoever asked for an end gets one: what was to come next is not run
     return summary
 
 
@@ -211,7 +222,7 @@ def _record(plan: ExperimentPlan, outcome: Outcome, reason: str, ending: Ending,
         ending=ending.to_json(),
         provenance={
             "version": __version__,
-            "machine": machine.facts(),
+            "machine": {**machine.facts(), "blas_threads": trainer.blas_threads()},
             "budget": f"epochs:{plan.config.training.epochs}",
         },
     )
@@ -230,134 +241,3 @@ def _summary(
         "metrics_dir": str(run.metrics),
         **({"reason": reason} if reason else {}),
     }
-
-
-# ---- evaluating a checkpoint
-
-
-def _run_folder(run_dir: Path) -> Path:
-    """Raises: HarnessError: this is no folder of a run of the harness."""
-    folder = Path(run_dir)
-    if not folder.exists():
-        raise HarnessError(f"Run directory not found: {run_dir}. List the runs: mlx history list")
-    if not folder.is_dir():
-        raise HarnessError(f"Run directory is a file: {run_dir}. Name the folder that holds config.json.")
-    run = RunPaths(folder.resolve())
-    if not run.config.is_file():
-        what = (
-            "This is a run of the loop: its numbers stand in run.json. See: mlx loop log"
-            if run.record.is_file()
-            else "Name the folder that 'mlx run-experiment' printed. List the runs: mlx history list"
-        )
-        raise HarnessError(f"{run_dir} has no config.json, so it is no run of the harness. {what}")
-    return run.folder
-
-
-def load_config(run: RunPaths) -> ExperimentConfig:
-    """A run's own configuration. Raises: ConfigError: it was damaged."""
-    from autoexperiment.config import ConfigLoader
-
-    return ConfigLoader.load_from_file(run.config)
-
-
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """A checkpoint that is ready to be evaluated, on the plan's dataset. `is_own`: the run was trained on it."""
-
-    run: RunPaths
-    plan: ExperimentPlan
-    checkpoint: str
-    split: str
-    metrics: tuple[str, ...]
-    is_own: bool
-
-    @property
-    def result(self) -> Path:
-        """Where the answer is kept: beside the checkpoint; another dataset's under a name of its own."""
-        import hashlib
-
-        from autoexperiment.files import dump_json
-
-        other = (
-            ""
-            if self.is_own
-            else "." + hashlib.sha256(dump_json(self.plan.json["dataset"], indent=None).encode()).hexdigest()[:8]
-        )
-        return self.run.checkpoints / f"{self.checkpoint}.{self.split}{other}.json"
-
-
-def plan_evaluation(
-    run_dir: Path,
-    checkpoint_name: str = FINAL_CHECKPOINT,
-    *,
-    config: ExperimentConfig | None = None,
-    split: str = "test",
-    metrics: Sequence[str] | None = None,
-) -> EvaluationPlan:
-    """Look at everything that an evaluation needs. Raises: ConfigError, DataError, HarnessError."""
-    from autoexperiment.training import checkpoints, scores
-
-    if split not in SPLITS:
-        raise HarnessError(unknown("split", split, SPLITS))
-    run = RunPaths(_run_folder(run_dir))
-    own = load_config(run)
-    checkpoint = checkpoints.find(run, checkpoint_name)
-    dataset = (config or own).dataset
-    plan = make_plan(own.model_copy(update={"dataset": dataset}), root=_root_of(run, own))
-    known = scores.known(plan.facts.task)
-    for name in metrics or ():
-        if name not in known:
-            raise HarnessError(unknown(f"metric of a {plan.facts.task}", name, known))
-    is_own = plan.json["dataset"] == own.to_json()["dataset"]
-    return EvaluationPlan(run, plan, checkpoint.name, split, tuple(metrics or ()), is_own)
-
-
-def run_evaluation(
-    run_dir: Path,
-    checkpoint_name: str = FINAL_CHECKPOINT,
-    *,
-    config: ExperimentConfig | None = None,
-    split: str = "test",
-    metrics: Sequence[str] | None = None,
-    observer: Observer | None = None,
-) -> dict[str, Any]:
-    """Compute metrics of a checkpoint on one part of a dataset, without training.
-
-    Args:
-        checkpoint_name: "checkpoint_final", "checkpoint_epoch_10", or an epoch's number.
-        config: its dataset is used instead of the run's own.
-        split: "train", "val" or "test"; the parts are those that the run was trained with.
-        metrics: names; None: all that the task has.
-    Returns: `metrics` by name, and what they are of: `experiment`, `checkpoint`, `epoch`, `split`, `n_rows`, `dataset`,
-        `trust`, and `saved` (the file beside the checkpoint that holds the same).
-    Raises: ConfigError, DataError, HarnessError.
-    """
-    wanted = plan_evaluation(run_dir, checkpoint_name, config=config, split=split, metrics=metrics)
-    return evaluate_plan(wanted, observer=observer)
-
-
-def evaluate_plan(wanted: EvaluationPlan, *, observer: Observer | None = None) -> dict[str, Any]:
-    """As `run_evaluation`, of a plan that was made before."""
-    listening = _Listening(observer or Quiet())
-    with tempfile.TemporaryDirectory(prefix="autoexperiment-") as name:
-        folder = Path(name)
-        request = Request(
-            EVALUATE, str(wanted.plan.root), wanted.plan.json, str(wanted.run.folder), result=str(folder / "answer.json"),
-            checkpoint=wanted.checkpoint, split=wanted.split, metrics=wanted.metrics,
-        )  # fmt: skip
-        ending = trainer.run(request, folder=folder, log=folder / "run.log", heard=listening.heard)
-        outcome = listening.outcome(ending)
-        if outcome is Outcome.INTERRUPTED:
-            raise KeyboardInterrupt
-        if outcome is not Outcome.OK:
-            raise HarnessError(f"The evaluation failed: {listening.reason(ending)}")
-        answer = read_json(Path(request.result))
-    result = {
-        "experiment": wanted.plan.config.name,
-        **answer,
-        "dataset": wanted.plan.json["dataset"],
-        "trust": str(TrustLevel.RECOMPUTED),
-        "saved": str(wanted.result),
-    }
-    write_json(wanted.result, result)
-    return result

@@ -69,13 +69,17 @@ def run_environment(folder: Path, *, extra: Mapping[str, str]) -> dict[str, str]
 
 
 @dataclass
-class _Signals:
-    """Signals that came while a run was supervised; the first ends the run, the second at once."""
+class Signals:
+    """Signals that came while a run was supervised; the first ends the run, the second at once.
+
+    A caller that has something to write down after a run watches them around both, and gives `supervise` the object:
+    then no signal is lost, and none ends the writing.
+    """
 
     received: list[int] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[_Signals]:
+    def watched(self) -> Iterator[Signals]:
         """Collect signals instead of dying of them; outside the main thread nothing changes.
 
         A signal that the caller ignores stays ignored: under nohup, a hangup must not end the night.
@@ -192,7 +196,7 @@ class _Audience:
     tick_s: float
     watch: Watch
 
-    def follow(self, warden: _Warden, signals: _Signals, *, grace_s: float) -> None:
+    def follow(self, warden: _Warden, signals: Signals, *, grace_s: float) -> None:
         """Read the warden's pipe to its end, and pass on to it the signals that come meanwhile, or the target."""
         started, next_tick, orders, is_announced = time.monotonic(), 0.0, 0, False
         while warden.read(min(self.tick_s, 0.1), watch=self.watch):
@@ -245,6 +249,7 @@ def supervise(
     tick_s: float = 0.5,
     until: Callable[[bytes], bool] | None = None,
     clock: Clock = clocks.SYSTEM,
+    signals: Signals | None = None,
 ) -> Ending:
     """Run a command to its end and say how it ended; no process of it is left.
 
@@ -256,6 +261,7 @@ def supervise(
             the log leaves out. When it says True, the run is ended, and its ending is OK whatever it did with the
             signal. A signal, a timeout or a limit that came first wins. While it thinks, a run that goes on
             writing has to wait once 64 KiB are unread.
+        signals: those that the caller watches already; one that came before ends the run at once.
     Raises: Refused: the log can't be opened; a run without network can't be had here. What a callback raises passes
             through, once the run is killed.
     """
@@ -265,7 +271,7 @@ def supervise(
     spec = {**asdict(limits), "command": words, "cwd": str(cwd), "env": {**env, MARKER: marker}}
     log_fd, watch, start = _open_log(log), Watch(until), clock.read()
     try:
-        with _Signals().watched() as signals:
+        with (signals or Signals()).watched() as signals:
             warden = _Warden(spec, log_fd, watch)
             try:
                 warden.order(b"", needs_s=limits.hard_timeout_s + limits.grace_s)

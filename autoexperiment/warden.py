@@ -22,6 +22,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any, NoReturn
@@ -36,6 +37,7 @@ TERMINATE, KILL = b"T", b"K"
 PAGE = os.sysconf("SC_PAGE_SIZE")
 IS_LINUX = sys.platform == "linux"
 CONFINE = __file__.removesuffix("warden.py") + "confine.py"
+ORDERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the supervisor decides what they mean
 RESET = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD", "SIGPIPE", "SIGXFSZ", "SIGXFZ")  # what Python or we changed
 
 
@@ -43,6 +45,12 @@ def prctl(option: int, value: int) -> None:
     """Set a property of this process; nothing happens where Linux's prctl is missing."""
     if IS_LINUX:
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def set_all(numbers: Iterable[int], action: signal.Handlers) -> None:
+    """Let signals do their default, or nothing."""
+    for number in numbers:
+        signal.signal(number, action)
 
 
 class Log:
@@ -166,6 +174,14 @@ def memory_of(pids: list[int]) -> int:
     return total
 
 
+def signal_group(pid: int, number: int) -> None:
+    """Signal the group that a process leads, or the process, which has no group of its own until its setsid."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        os.kill(pid, number)
+
+
 def is_live(pid: int) -> bool:
     """Whether a process still runs: one that waits to be reaped does not."""
     try:
@@ -208,12 +224,16 @@ class Warden:
         is_confined = not self.spec["network"] or self.spec["cpus"] is not None
         confine, me = loaded(CONFINE) if is_confined else None, os.getpid()
         self.started = time.monotonic()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)  # one that comes before the exec waits for `_become`
+        set_all(ORDERS, signal.SIG_DFL)  # what is ignored would be dropped where it is blocked, too (macOS)
         self.pid = os.fork()
         if self.pid == 0:
             if confine is not None:
                 self._confine(confine, refusal_end)
             os.close(refusal_end)
             self._become(write_end, me)
+        set_all(ORDERS, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(write_end)
         os.close(refusal_end)
         self.tell(b"%d\n" % self.pid)
@@ -242,9 +262,8 @@ class Warden:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             os.dup2(output, 1)
             os.dup2(output, 2)
-            for name in RESET:
-                if hasattr(signal, name):
-                    signal.signal(getattr(signal, name), signal.SIG_DFL)
+            set_all([getattr(signal, name) for name in RESET if hasattr(signal, name)], signal.SIG_DFL)
+
             os.chdir(self.spec["cwd"])
             os.execvpe(command[0], command, self.spec["env"])
         except (OSError, ValueError) as error:
@@ -338,7 +357,7 @@ class Warden:
         """Signal every process below this warden, once; the command's group where the system can't list them."""
         targets = [(os.kill, pid) for pid in descendants(os.getpid())]
         if not targets and self.status is None:  # once it is reaped, its number may be a stranger's
-            targets = [(os.killpg, self.pid)]
+            targets = [(signal_group, self.pid)]
         for send, pid in targets:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 send(pid, number)
@@ -417,8 +436,7 @@ def main(argv: list[str]) -> int:
     for fd in fds:
         os.set_inheritable(fd, False)  # or the run could forge the report
     prctl(PR_SET_DUMPABLE, 0)  # or the run could open them through /proc, unless it is root
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the supervisor decides
+    set_all(ORDERS, signal.SIG_IGN)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     spec = read_spec(lifeline_fd)
     copy_fd = copy_fds[0] if copy_fds else -1

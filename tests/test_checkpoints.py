@@ -188,7 +188,9 @@ def test_the_newest_sound_one_is_the_latest_and_the_others_are_named(tmp_path: P
 
     assert found is not None
     assert found.name == "checkpoint_epoch_2"
-    assert len(said) == 1 and said[0].startswith("checkpoint_epoch_10 is passed over: ") and "weights.npy" in said[0]
+    assert (
+        len(said) == 1 and said[0].startswith("note: checkpoint_epoch_10 is passed over: ") and "weights.npy" in said[0]
+    )
 
 
 def test_a_run_without_checkpoints_has_no_latest(tmp_path: Path) -> None:
@@ -218,9 +220,77 @@ def test_an_unknown_checkpoint_is_refused_with_those_that_exist(tmp_path: Path, 
         checkpoints.find(RunPaths(tmp_path), word)
 
 
-def test_a_run_without_checkpoints_says_how_to_get_some(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no checkpoints.*output\.save_checkpoints"):
-        checkpoints.find(RunPaths(tmp_path), "final")
+def refusal(folder: Path, word: str) -> str:
+    with pytest.raises(DataError) as caught:
+        checkpoints.find(RunPaths(folder), word)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("57", "epoch_10, checkpoint_epoch_20, …, checkpoint_epoch_50, checkpoint_epoch_60, checkpoint_epoch_70, …, "),
+        ("9999", "epoch_10, checkpoint_epoch_20, …, checkpoint_epoch_2980, "),
+        ("3", "epoch_10, checkpoint_epoch_20, checkpoint_epoch_30, …, "),
+        ("finally", "epoch_10, checkpoint_epoch_20, …, "),
+    ],
+)
+def test_of_many_checkpoints_the_first_the_last_and_the_nearest_are_listed(
+    tmp_path: Path, word: str, shown: str
+) -> None:
+    for epoch in range(10, 3010, 10):
+        (tmp_path / "checkpoints" / f"checkpoint_epoch_{epoch}").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "checkpoint_final").mkdir()
+
+    message = refusal(tmp_path, word)
+
+    last = "checkpoint_epoch_2990, checkpoint_epoch_3000, checkpoint_final."
+    assert f"Known: checkpoint_{shown}{last}" in message
+
+
+def test_up_to_ten_checkpoints_are_listed_whole(tmp_path: Path) -> None:
+    for epoch in range(1, 11):
+        (tmp_path / "checkpoints" / f"checkpoint_epoch_{epoch}").mkdir(parents=True)
+
+    names = ", ".join(f"checkpoint_epoch_{epoch}" for epoch in range(1, 11))
+    assert f"Known: {names}." in refusal(tmp_path, "11")
+
+
+RESUME = "mlx run-experiment --resume"
+
+
+@pytest.mark.parametrize(
+    ("save", "status", "reason", "advice"),
+    [
+        (False, "completed", "output.save_checkpoints is false", "--set output.save_checkpoints=true"),
+        (False, None, "output.save_checkpoints is false", "--set output.save_checkpoints=true"),
+        (True, "diverged", "it diverged before the first was saved", "a smaller training.learning_rate"),
+        (True, "completed", "it was completed and had one", "start another run"),
+        (True, "interrupted", "has no checkpoints yet", RESUME),
+        (True, None, "has no checkpoints yet", RESUME),
+        (None, None, "has no checkpoints yet", RESUME),
+    ],
+)
+def test_a_run_without_checkpoints_says_why_and_what_helps(
+    tmp_path: Path, save: bool | None, status: str | None, reason: str, advice: str
+) -> None:
+    if save is not None:
+        (tmp_path / "config.json").write_text(json.dumps({"output": {"save_checkpoints": save}}))
+    if status:
+        (tmp_path / "summary.json").write_text(json.dumps({"status": status}))
+
+    message = refusal(tmp_path, "final")
+
+    assert reason in message and advice in message
+    assert (RESUME in message) == (advice == RESUME)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 50_000, '{"output": 1}'])
+def test_a_damaged_configuration_hides_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "summary.json").write_text("[1]")
+
+    assert "has no checkpoints yet" in refusal(tmp_path, "final")
 
 
 def test_a_damaged_one_is_not_found(tmp_path: Path) -> None:

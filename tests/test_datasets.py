@@ -12,9 +12,22 @@ import numpy as np
 import pictures
 import pytest
 from file_server import FileServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from autoexperiment.datasets import Facts, SyntheticRegressionDataset, describe, load
+from autoexperiment.datasets import (
+    Facts,
+    SyntheticRegressionDataset,
+    Table,
+    check_part,
+    describe,
+    load,
+    must_fetch,
+    sizes,
+)
+from autoexperiment.datasets.base import facts_of
 from autoexperiment.datasets.files import FileDataset
+from autoexperiment.datasets.splits import split
 from autoexperiment.errors import DataError
 
 
@@ -22,6 +35,9 @@ from autoexperiment.errors import DataError
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+FRACTIONS = st.sampled_from([0.0, 0.01, 0.1, 0.3, 0.5, 0.9])
 
 
 def spec_of(
@@ -117,6 +133,77 @@ def test_a_section_that_names_no_data_is_refused(tmp_path: Path, spec: dict[str,
     assert words in refusal(spec, tmp_path)
 
 
+# ---- how many rows each part has
+
+
+def rows_of(n: int, *, n_test: int) -> str:
+    return f"""
+import numpy as np
+from autoexperiment.datasets import BaseDataset, Table
+
+class Rows(BaseDataset):
+    task = "classification"
+    def load(self):
+        return Table(np.zeros(({n}, 2)), np.arange({n}) % 3, n_test={n_test})
+"""
+
+
+@given(n=st.integers(1, 60), val=FRACTIONS, test=FRACTIONS, data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_sizes_are_those_of_the_parts(n: int, val: float, test: float, data: st.DataObject) -> None:
+    n_test = data.draw(st.integers(0, n - 1))
+    table = Table(np.zeros((n, 2)), np.arange(n) % 3, n_test)
+    facts = facts_of(table, task="classification")
+    spec = {**spec_of(), "val_fraction": val, "test_fraction": test}
+
+    parts = split(table, facts, val_fraction=val, test_fraction=test, seed=1, normalize=False)
+
+    assert sizes(spec, facts) == {name: len(parts.part(name)) for name in ("train", "val", "test")}
+
+
+def test_a_description_knows_the_datasets_own_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "rows_with_a_test_set.py").write_text(rows_of(30, n_test=6))
+    pictures.write_mnist(tmp_path / "mnist", 40, 10, seed=0)
+    pictures.write_cifar10(tmp_path / "cifar", 20, 5, seed=0)
+    found = {}
+
+    for spec in (
+        spec_of(loader="rows_with_a_test_set:Rows"),
+        spec_of("mnist", path="mnist"),
+        spec_of("cifar10", path="cifar"),
+    ):
+        facts = describe(spec, root=tmp_path)
+        assert facts == load(spec, root=tmp_path).facts
+        found[spec["name"]] = sizes(spec, facts)
+
+    assert found == {
+        "custom": {"train": 22, "val": 2, "test": 6},
+        "mnist": {"train": 36, "val": 4, "test": 10},
+        "cifar10": {"train": 90, "val": 10, "test": 5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("n", "n_test", "val", "part", "why"),
+    [
+        (40, 0, 0.0, "val", "its dataset.val_fraction is 0.0. Allowed: --split train (36 rows) or --split test (4 rows)."),
+        (2, 0, 0.1, "test", "it has 2 rows, and fewer than 3 are not split. Allowed: --split train (2 rows)."),
+        (1, 0, 0.1, "val", "it has 1 row, and fewer than 3 are not split. Allowed: --split train (1 row)."),
+        (5, 3, 0.1, "val", "it has 2 rows beside the 3 of its own test set, and fewer than 3 are not split. "
+                           "Allowed: --split train (2 rows) or --split test (3 rows)."),
+    ],
+)  # fmt: skip
+def test_a_part_without_rows_is_refused_with_the_reason(n: int, n_test: int, val: float, part: str, why: str) -> None:
+    facts, spec = Facts("regression", n, (2,), n_test=n_test), {**spec_of(), "val_fraction": val}
+
+    with pytest.raises(DataError) as caught:
+        check_part(spec, facts, part)
+
+    assert str(caught.value) == f"The {part} part of the dataset has no rows: {why}"
+    check_part(spec, facts, "train")
+
+
 # ---- files
 
 
@@ -209,6 +296,30 @@ def test_progress_of_fetching_leaves_the_output_to_programs(tmp_path: Path, caps
 
     captured = capsys.readouterr()
     assert captured.out == "" and "t.csv" in captured.err
+
+
+def test_what_must_be_fetched_is_known_before_it_is(tmp_path: Path, cache: Path) -> None:
+    pictures.write_mnist(tmp_path / "mnist", 6, 4, seed=0)
+    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte").unlink()
+    file: dict[str, Any] = {"download": True, "url": "https://example.org/t.csv", "sha256": DIGEST}
+    (tmp_path / "there.csv").write_bytes(CONTENT)
+
+    found = [
+        must_fetch(spec, root=tmp_path)
+        for spec in (
+            spec_of("mnist", path="mnist", download=True),
+            spec_of("mnist", path="mnist"),
+            spec_of("cifar10", download=True),
+            spec_of(path="t.csv", **file),
+            spec_of(path="there.csv", **file),
+            spec_of(path="t.csv"),
+            spec_of("synthetic_regression"),
+            spec_of(loader="nowhere:Rows", download=True),
+        )
+    ]
+
+    assert found == [["t10k-labels-idx1-ubyte.gz"], [], ["cifar-10-python.tar.gz"], ["t.csv"], [], [], [], []]
+    assert not cache.exists() and not (tmp_path / "t.csv").exists()
 
 
 # ---- start-up

@@ -70,6 +70,23 @@ def refusal(root: Path, loader: str = "my_data:Data", **params: Any) -> str:
     return str(caught.value)
 
 
+def test_only_datasets_of_the_module_itself_are_offered(tmp_path: Path) -> None:
+    write(tmp_path, "class Slow:\n    pass\n" + GOOD)
+
+    message = refusal(tmp_path, "my_data:Price")
+
+    assert "Known: Prices. Did you mean 'Prices'?" in message
+
+
+def test_a_module_without_a_dataset_is_told_how_to_write_one(tmp_path: Path) -> None:
+    write(tmp_path, "from autoexperiment.datasets import BaseDataset, SyntheticRegressionDataset\n")
+
+    message = refusal(tmp_path)
+
+    assert message.startswith("There is no class 'Data' in ") and "my_data.py, nor any other" in message
+    assert message.endswith("Write: class Data(autoexperiment.datasets.BaseDataset)")
+
+
 def test_a_class_in_the_workspace_is_loaded_with_its_parameters(tmp_path: Path) -> None:
     write(tmp_path, GOOD, "data/prices.py")
 
@@ -231,6 +248,7 @@ def test_facts_of_the_classs_own_need_no_loading_and_may_know_more_classes(tmp_p
         ("Facts('classification', 5, (2,), 3)", "Make the two agree"),
         ("Facts('classification', 4, (3,), 3)", "Make the two agree"),
         ("Facts('classification', 4, (2,), 2)", "Make the two agree"),
+        ("Facts('classification', 4, (2,), 3, n_test=1)", "Make the two agree"),
         ("Facts('regression', 4, (2,))", "Needed: Facts of the task 'classification'"),
         ("{'n_rows': 4}", "Needed: Facts of the task 'classification'"),
     ],

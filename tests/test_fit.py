@@ -481,7 +481,7 @@ def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(
 
     assert end.line == "done: 5 epochs"
     n = len(rows_of(tmp_path / "whole")) - sum(line.startswith("epoch") for line in said)
-    assert f"resumed: checkpoint_epoch_{n}, after epoch {n} of 5" in said
+    assert f"note: resumed from checkpoint_epoch_{n}, after epoch {n} of 5" in said
     assert files_of(tmp_path / "stopped" / "run") == files_of(tmp_path / "whole" / "run")
 
 
@@ -495,6 +495,54 @@ def spoiled(folder: Path, what: dict[str, Any], spoil: Callable[[Path], object])
     return said, files_of(folder / "run") == expected
 
 
+def write_rows(folder: Path, seed: int) -> dict[str, Any]:
+    """A data file in a workspace, and its section."""
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "t.npy", np.random.default_rng(seed).normal(size=(40, trainings.FEATURES + 1)))
+    return trainings.custom("t.npy")
+
+
+@pytest.mark.parametrize("model", [LINEAR, MLP])
+def test_every_checkpoint_says_what_data_it_was_trained_on(tmp_path: Path, model: dict[str, Any]) -> None:
+    what = config(model, write_rows(tmp_path, 1), epochs=2)
+
+    trained(tmp_path, what)
+
+    expected = datasets.load(what["dataset"], root=tmp_path).fingerprint
+    run = RunPaths(tmp_path / "run")
+    for name in checkpoints.names(run):
+        found = checkpoints.find(run, name)
+        assert checkpoints.data_of(checkpoints.load_state(found), where=found.folder) == expected
+
+
+def test_a_run_is_not_gone_on_with_on_other_data(tmp_path: Path) -> None:
+    what = config(MLP, write_rows(tmp_path, 1), epochs=9)
+    asked = request(tmp_path, what)
+    train_here(asked, stop_after(3 + 3 + 1))
+    kept = files_of(tmp_path / "run")
+    write_rows(tmp_path, 2)
+
+    with pytest.raises(HarnessError, match=r"The data changed since .*/run was started.*--config .*/run/config\.json$"):
+        train_here(replace(asked, resume=True))
+
+    assert files_of(tmp_path / "run") == kept
+    write_rows(tmp_path, 1)  # as it was
+    assert train_here(replace(asked, resume=True))[0].line == "done: 9 epochs"
+
+
+def test_a_checkpoint_that_does_not_say_its_data_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("autoexperiment.datasets.fingerprints.Fingerprint.to_json", lambda _: None)
+        trained(tmp_path, config(LINEAR))
+
+    _, said = train_here(request(tmp_path, config(LINEAR), resume=True))
+
+    assert sum("state.json: it does not say what data it was trained on." in line for line in said) == 4
+    assert "note: there is no checkpoint to go on from: training begins with the first epoch" in said
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     def spoil(run: Path) -> None:
         for name in ("checkpoint_final", "checkpoint_epoch_3"):
@@ -503,8 +551,11 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     said, is_same = spoiled(tmp_path, config(MLP), spoil)
 
     assert is_same
-    assert [line.split(" ")[0] for line in said[:2]] == ["checkpoint_final", "checkpoint_epoch_3"]
-    assert "resumed: checkpoint_epoch_2, after epoch 2 of 3" in said
+    assert [line.split(" ")[:2] for line in said[:2]] == [
+        ["note:", "checkpoint_final"],
+        ["note:", "checkpoint_epoch_3"],
+    ]
+    assert "note: resumed from checkpoint_epoch_2, after epoch 2 of 3" in said
 
 
 def test_without_the_rows_that_led_to_it_no_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
@@ -515,8 +566,11 @@ def test_without_the_rows_that_led_to_it_no_checkpoint_is_gone_on_from(tmp_path:
     said, is_same = spoiled(tmp_path, config(MLP), spoil)
 
     assert is_same
-    assert "resumed: checkpoint_epoch_1, after epoch 1 of 3" in said
-    assert "checkpoint_epoch_2 is passed over: metrics.ndjson does not have the rows of its 2 epochs any more." in said
+    assert "note: resumed from checkpoint_epoch_1, after epoch 1 of 3" in said
+    assert (
+        "note: checkpoint_epoch_2 is passed over: metrics.ndjson does not have the rows of its 2 epochs any more."
+        in said
+    )
 
 
 def test_a_checkpoint_of_another_model_is_passed_over(tmp_path: Path) -> None:
@@ -527,7 +581,7 @@ def test_a_checkpoint_of_another_model_is_passed_over(tmp_path: Path) -> None:
 
     assert end.exit_code == 0
     assert sum("it is of another model" in line for line in said) == 4
-    assert not any(line.startswith("resumed") for line in said)
+    assert not any("resumed" in line for line in said)
 
 
 def test_a_state_of_another_optimizer_is_passed_over(tmp_path: Path) -> None:
@@ -560,7 +614,7 @@ def test_a_run_that_is_complete_is_not_trained_again(tmp_path: Path) -> None:
 
     assert is_same
     assert (tmp_path / "run" / "checkpoints" / "checkpoint_final").stat().st_ino == folders[0]
-    assert said == ["metrics: ready", "resumed: checkpoint_final, after epoch 3 of 3"]
+    assert said == ["metrics: ready", "note: resumed from checkpoint_final, after epoch 3 of 3"]
 
 
 def test_without_checkpoints_a_run_starts_anew(tmp_path: Path) -> None:
@@ -569,7 +623,8 @@ def test_without_checkpoints_a_run_starts_anew(tmp_path: Path) -> None:
     said, is_same = spoiled(tmp_path, what, lambda run: None)
 
     assert is_same
-    assert [line.split(":")[0] for line in said] == ["metrics", "epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert [line.split(":")[0] for line in said] == ["metrics", "note", "epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert said[1] == "note: there is no checkpoint to go on from: training begins with the first epoch"
 
 
 @pytest.mark.parametrize(

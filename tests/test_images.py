@@ -93,7 +93,7 @@ def test_a_plain_file_is_taken_before_a_zipped_one(tmp_path: Path) -> None:
 def test_facts_of_mnist_are_those_of_the_table(tmp_path: Path, zipped: bool) -> None:
     write_small_mnist(tmp_path, zipped=zipped)
 
-    assert ImageDataset("mnist", tmp_path).facts() == Facts("classification", 10, (8, 8, 1), 10)
+    assert ImageDataset("mnist", tmp_path).facts() == Facts("classification", 10, (8, 8, 1), 10, n_test=4)
 
 
 def test_facts_of_plain_mnist_read_no_pixels(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_cifar100_has_two_kinds_of_labels(tmp_path: Path, labels: str, n_classes
 
     dataset = ImageDataset("cifar100", tmp_path, labels=labels)
 
-    assert dataset.facts() == Facts("classification", 110, (32, 32, 3), n_classes)
+    assert dataset.facts() == Facts("classification", 110, (32, 32, 3), n_classes, n_test=10)
     assert dataset.load().y.tolist() == (fine if labels == "fine" else fine // 5).tolist()
     assert dataset.load().n_test == 10
 
@@ -354,7 +354,7 @@ def test_an_archive_is_unpacked_once(tmp_path: Path) -> None:
 def test_facts_of_an_archive_are_those_of_its_batches(tmp_path: Path) -> None:
     (tmp_path / ARCHIVE).write_bytes(pictures.archive_of(archived()))
 
-    assert ImageDataset("cifar10", tmp_path).facts() == Facts("classification", 13, (32, 32, 3), 10)
+    assert ImageDataset("cifar10", tmp_path).facts() == Facts("classification", 13, (32, 32, 3), 10, n_test=3)
 
 
 def test_what_a_killed_process_left_of_unpacking_is_completed(tmp_path: Path) -> None:
@@ -636,7 +636,7 @@ def test_facts_do_not_touch_the_network(tmp_path: Path) -> None:
     with mnist_site() as site:
         facts = fetching("mnist", tmp_path, site).facts()
 
-    assert facts == Facts("classification", 70_000, (28, 28, 1), 10)
+    assert facts == Facts("classification", 70_000, (28, 28, 1), 10, n_test=10_000)
     assert site.requests == []
     assert below(tmp_path) == []
 

@@ -29,7 +29,7 @@ def packages(*names: str) -> set[str]:
 # Each layer may import its own and every earlier one. A module is named by its path in the package.
 LAYERS: list[tuple[str, set[str]]] = [
     ("facts", {"errors", "vocabulary", "failpoint", "files", "paths", "budget", "metrics", "blas", "machine", "clocks",
-               "globs", "goals"}),
+               "globs", "goals", "threads"}),
     ("values", {"recipe", "run", "failure", "ending", "surface", "readings", "seeding", "references",
                 "untrusted"}),
     ("effects", {"warden", "confine", "watch", "supervisor", "journal", "ledger", "git", "worktree", "index", "trees",
@@ -40,8 +40,9 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("harness", packages("datasets", "models", "training")),
     ("acts", {"trained", "sealed", "evaluation", "trial", "surroundings", "session", "launch", "admission",
               "measuring", "judging", "daily_log", "report", "plots", "views", "record", "loop", "night",
-              "handover", "limits", "desk", "preflight", "trainer", "planning", "runner"}),
-    ("edges", packages("agents", "cli") | {"doctor", "__main__"}),
+              "handover", "limits", "desk", "preflight", "trainer", "planning", "kept", "evaluations",
+              "runner"}),
+    ("edges", packages("analysis", "agents", "cli") | {"doctor", "__main__"}),
 ]  # fmt: skip
 BARE = ["errors", "vocabulary", "failpoint", "files", "paths", "budget", "metrics", "globs", "recipe", "surface",
         "readings", "seeding", "gate", "journal", "ledger", "git", "worktree", "index", "trees", "candidates",

@@ -5,7 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +123,10 @@ def test_dry_run_writes_nothing(place: Workspace) -> None:
     answer = place.run(LINEAR, "--dry-run")
 
     assert answer["status"] == "dry_run"
-    assert answer["data"] == {"task": "regression", "rows": 100, "shape": [5], "classes": 0}
+    assert answer["data"] == {
+        "task": "regression", "rows": 100, "shape": [5], "classes": 0,
+        "parts": {"train": 80, "val": 10, "test": 10}, "to_fetch": [],
+    }  # fmt: skip
     assert [p.name for p in place.root.iterdir()] == ["config.json"]
 
 
@@ -169,6 +177,32 @@ def test_own_dataset_trains(place: Workspace) -> None:
 
     assert summary["status"] == "completed"
     assert summary["final_metrics"]["epoch"] == 4  # what the class prints is no metric
+
+
+NOISE = """\
+        import threading
+        threading.Thread(target=lambda: [os.write(1, b".") for _ in range(10**6)], daemon=True).start()
+"""
+LIE = """\
+        if os.path.exists(self.marker):
+            os.write(1, b"done: 4 epochs\\n")
+            os._exit(0)
+"""
+LOADING = "    def load(self):\n"
+
+
+def test_noise_of_a_library_is_no_failure(place: Workspace) -> None:
+    (place.root / "mine.py").write_text(LOADER.replace(LOADING, LOADING + NOISE))
+
+    assert place.run(with_loader())["status"] == "completed"
+
+
+def test_words_of_an_own_dataset_are_no_success(place: Workspace) -> None:
+    (place.root / "mine.py").write_text(LOADER.replace(LOADING, LOADING + LIE))
+
+    summary = place.run(with_loader(marker=str(place.root / "outputs")), code=1)
+
+    assert (summary["status"], summary["epochs"]) == ("failed", 0)
 
 
 @pytest.mark.parametrize("fails, told", [("made", "no such thing"), ("shape", "one target for each of the 20 rows")])
@@ -360,6 +394,38 @@ def test_other_dataset_is_kept_apart_from_the_runs_own(place: Workspace) -> None
     assert elsewhere["dataset"]["params"]["seed"] == 7
     assert elsewhere["metrics"]["mse"] > 10 * own["metrics"]["mse"]
     assert elsewhere["saved"] != own["saved"]
+    assert (own["own_data"], elsewhere["own_data"]) == (True, False)
+
+
+def test_rows_of_the_run_split_in_another_way_are_not_held_out(place: Workspace) -> None:
+    summary = place.run(LINEAR)
+    other = place.write({**LINEAR, "dataset": {**LINEAR["dataset"], "test_fraction": 0.5}}, "other.json")
+
+    printed = place.mlx("eval", "--run-dir", summary["run_dir"], "--config", other, code=1)
+
+    assert "rows that the run was trained on" in printed
+
+
+TABLE = "x,y\n" + "".join(f"{n},{2 * n}\n" for n in range(40))
+
+
+def test_data_that_changed_is_neither_gone_on_with_nor_evaluated(place: Workspace) -> None:
+    table = place.root / "table.csv"
+    table.write_text(TABLE)
+    config = {
+        **LINEAR,
+        "dataset": {"name": "custom", "path": "table.csv"},
+        "model": {"name": "mlp", "params": {"layer_sizes": [1, 4, 1]}},
+    }
+    folder = interrupted_run(place, changed(config, training=LONG))
+    head, *rows = TABLE.splitlines(keepends=True)
+    table.write_text(head + "".join(reversed(rows)))
+
+    resumed = place.mlx("run-experiment", "--resume", folder, code=1)
+    evaluated = place.mlx("eval", "--run-dir", folder, "--checkpoint", "2", code=1)
+
+    assert "data" in resumed and "changed" in resumed
+    assert "The data changed since the run" in evaluated
 
 
 def test_classification_is_evaluated_with_its_own_metrics(place: Workspace) -> None:
@@ -390,19 +456,51 @@ def test_dry_evaluation_computes_nothing(place: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, code, told",
     [
-        (("--checkpoint", "checkpoint_epoch_3"), "checkpoint_epoch_2, checkpoint_epoch_4, checkpoint_final"),
-        (("--metrics", "mse,accuray"), "Unknown metric of a regression 'accuray'"),
-        (("--split", "tset"), "Did you mean 'test'?"),
+        (("--checkpoint", "checkpoint_epoch_3"), 1, "checkpoint_epoch_2, checkpoint_epoch_4, checkpoint_final"),
+        (("--metrics", "mse,accuray"), 1, "Unknown metric of a regression 'accuray'"),
+        (("--metrics", "mse,,"), 2, "a name that is empty"),
+        (("--split", "tset"), 2, "'train', 'val', 'test'"),
     ],
 )
-def test_wrong_words_of_an_evaluation_are_refused(place: Workspace, words: tuple[str, ...], told: str) -> None:
+def test_wrong_words_of_an_evaluation_are_refused(
+    place: Workspace, words: tuple[str, ...], code: int, told: str
+) -> None:
     summary = place.run(LINEAR)
 
-    printed = place.mlx("eval", "--run-dir", summary["run_dir"], *words, code=1)
+    printed = place.mlx("eval", "--run-dir", summary["run_dir"], *words, code=code)
 
     assert told in printed
+
+
+def test_result_holds_all_metrics_also_when_few_are_shown(place: Workspace) -> None:
+    summary = place.run(LINEAR)
+
+    answer = json.loads(place.mlx("eval", "--run-dir", summary["run_dir"], "--metrics", "mse", "--json"))
+
+    assert set(answer["metrics"]) == {"mse"}
+    assert set(json.loads(Path(answer["saved"]).read_text())["metrics"]) == {"mse", "rmse", "mae", "r2"}
+
+
+def test_model_of_other_data_is_told_apart_before_anything_is_computed(place: Workspace) -> None:
+    summary = place.run(LINEAR)
+    other = place.write(changed(LINEAR, dataset={"params": {"n_samples": 100, "n_features": 9}}), "other.json")
+
+    printed = place.mlx("eval", "--dry-run", "--run-dir", summary["run_dir"], "--config", other, code=1)
+
+    assert "was trained for a regression with rows of 5 numbers. The dataset is a regression with rows of 9" in printed
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_result_is_shown_where_it_can_not_be_saved(place: Workspace) -> None:
+    summary = place.run(LINEAR)
+    Path(summary["checkpoint_dir"]).chmod(0o500)
+
+    answer = json.loads(place.mlx("eval", "--run-dir", summary["run_dir"], "--json"))
+
+    assert answer["saved"] is None
+    assert answer["metrics"]["r2"] > 0.9
 
 
 def test_damaged_checkpoint_is_not_evaluated(place: Workspace) -> None:
@@ -425,6 +523,136 @@ def test_run_of_the_loop_is_no_run_of_the_harness(place: Workspace) -> None:
     printed = place.mlx("eval", "--run-dir", str(folder), code=1)
 
     assert "run of the loop" in printed
+
+
+# ---- whoever reads along, and whoever stops
+
+
+@pytest.mark.parametrize("reader", ["| head -n 1", "> /dev/full", ">&-"])
+def test_run_goes_on_when_nobody_hears_of_it(place: Workspace, reader: str) -> None:
+    config = place.write([MLP, LINEAR])
+
+    subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m autoexperiment run-experiment --config {config} {reader}"],
+        cwd=place.root, env=place.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+    assert [run["status"] for run in place.index()] == ["completed", "completed"]
+
+
+def test_signal_between_two_experiments_ends_the_rest(place: Workspace) -> None:
+    (place.root / "mine.py").write_text(LOADER)  # whose facts take a process of their own: a moment to stop in
+    config = place.write([with_loader(), with_loader()])
+    process = place.start("run-experiment", "--config", config)
+
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130, out + err
+    assert "nterrupted" in err
+
+
+def test_impatient_signals_lose_nothing(place: Workspace) -> None:
+    config = place.write(changed(MLP, training=LONG))
+    process = place.start("run-experiment", "--config", config)
+    wait_for(process, "outputs/net/*/metrics/metrics.ndjson", place.root)
+
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    process.communicate()
+
+    folder = next((place.root / "outputs" / "net").iterdir())
+    assert process.returncode in (130, -signal.SIGINT)  # the last one may come when Python itself is ending
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    assert place.index()[0]["status"] == "interrupted"
+
+
+def test_several_experiments_print_a_list_also_when_one_fails(place: Workspace) -> None:
+    wild = {**changed(MLP, training={"learning_rate": 1e30, "optimizer": "sgd"}), "name": "wild"}
+    process = place.start("run-experiment", "--json", "--config", place.write([wild, LINEAR]))
+
+    out, _ = process.communicate(timeout=60)
+
+    assert [(one["experiment"], one["status"]) for one in json.loads(out)] == [
+        ("wild", "diverged"),
+        ("line", "not_run"),
+    ]
+
+
+# ---- runs that were tampered with
+
+
+def test_moved_run_is_finished_and_enters_nobody_elses_history(place: Workspace) -> None:
+    folder = interrupted_run(place, SLOW)
+    site = place.root / "site"
+    shutil.move(folder, site / "sub" / "run")
+    (site / "index.json").write_text('{"my": "page"}')
+
+    answer = json.loads(place.mlx("run-experiment", "--resume", str(site / "sub" / "run"), "--json"))
+
+    assert answer["status"] == "completed"
+    assert answer["run_dir"] == str(site / "sub" / "run")
+    assert {p.name for p in site.iterdir()} == {"sub", "index.json"}
+    assert (site / "index.json").read_text() == '{"my": "page"}'
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"status": "interrupted"}'])
+def test_damaged_summary_is_no_obstacle(place: Workspace, text: str) -> None:
+    folder = interrupted_run(place, SLOW)
+    Path(folder, "summary.json").write_text(text)
+
+    answer = json.loads(place.mlx("run-experiment", "--resume", folder, "--json"))
+
+    assert answer["status"] == "completed"
+
+
+def test_summary_of_a_completed_run_is_told_from_its_files(place: Workspace) -> None:
+    summary = place.run(LINEAR)
+    Path(summary["run_dir"], "summary.json").write_text('{"status": "completed"}')
+
+    assert json.loads(place.mlx("run-experiment", "--resume", summary["run_dir"], "--json")) == summary
+
+
+def test_killed_resume_leaves_nothing_that_speaks_of_an_end(place: Workspace) -> None:
+    folder = Path(interrupted_run(place, changed(MLP, training=LONG, output={"checkpoint_frequency": 5})))
+    process = place.start("run-experiment", "--resume", str(folder))
+
+    while (folder / "summary.json").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+
+    assert not (folder / "run.json").exists()
+    listed = json.loads(place.mlx("history", "list", "--json"))["runs"]
+    assert (listed[0]["status"], listed[0]["final_metrics"]) == ("interrupted", None)
+
+
+def test_advice_follows_what_the_run_left(place: Workspace) -> None:
+    config = place.write(changed(MLP, training=LONG, output={"save_checkpoints": False}))
+    process = place.start("run-experiment", "--config", config)
+    wait_for(process, "outputs/net/*/metrics/metrics.ndjson", place.root)
+
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+
+    assert "It has no checkpoint, so it would begin anew" in err
+
+
+def test_full_disk_leaves_no_half_made_run(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place.root)
+    config = ConfigLoader.load_from_dict({**LINEAR, "description": "x" * 3000})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(HarnessError, match="Make room"):
+            runner.run_experiment(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert not list((place.root / "outputs" / "line").iterdir())
 
 
 # ---- the library
@@ -450,6 +678,18 @@ def test_library_refuses_before_anything_is_written(place: Workspace, monkeypatc
         runner.run_experiment(config)
 
     assert not list(place.root.iterdir())
+
+
+@pytest.mark.parametrize("given", ["config.json", LINEAR])
+def test_library_says_how_a_configuration_is_loaded(given: Any) -> None:
+    with pytest.raises(HarnessError, match="ConfigLoader"):
+        runner.run_experiment(given)
+
+
+def test_one_metric_may_be_named_without_a_list(place: Workspace) -> None:
+    summary = place.run(LINEAR)
+
+    assert set(runner.run_evaluation(summary["run_dir"], metrics="mse")["metrics"]) == {"mse"}
 
 
 def test_output_folder_that_is_a_file_is_refused(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

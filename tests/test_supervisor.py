@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -10,14 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from autoexperiment import supervisor, watch
+from autoexperiment import supervisor, warden, watch
 from autoexperiment.clocks import Clock, Skew
 from autoexperiment.ending import Told, judge
 from autoexperiment.errors import Refused
@@ -482,6 +483,66 @@ def test_a_signal_during_a_run_ends_it_as_interrupted(tmp_path: Path, number: in
     assert (ending.outcome, ending.stop_signal) == (Outcome.INTERRUPTED, number)
     assert ending.reason == f"Stopped by {signal.Signals(number).name}."
     assert signal.getsignal(number) is handler
+
+
+def test_a_stop_that_comes_while_the_run_starts_ends_it_by_the_gentle_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(warden.__file__, tmp_path / "warden.py")
+    (tmp_path / "confine.py").write_text("import time\ndef bind_to_cpus(cpus): time.sleep(0.2)\n")
+    at_once = [stopped_at_once(tmp_path) for _ in range(10)]
+    monkeypatch.setattr(supervisor, "_WARDEN", tmp_path / "warden.py")  # whose runs take long to begin
+
+    slow = stopped_at_once(tmp_path, cpus=1)
+
+    assert {(found["reason"], found["signal"]) for found in (*at_once, slow)} == {("stopped", signal.SIGTERM)}
+
+
+def stopped_at_once(folder: Path, **limits: Any) -> dict[str, Any]:
+    """The account of a run whose stop is ordered before its warden has so much as read what to run."""
+    command = ["/bin/sleep", "600"]
+    spec = {**asdict(Limits(60.0, grace_s=5.0, **limits)), "command": command, "cwd": str(folder), "env": {}}
+    unwatched, log = watch.Watch(None), os.open(folder / "run.log", os.O_RDWR | os.O_CREAT)
+    started = supervisor._Warden(spec, log, unwatched)
+    started.order(b"T", needs_s=60.0)
+    while started.read(1.0, watch=unwatched):
+        pass
+    started.close()
+    os.close(log)
+    assert started.account is not None
+    return started.account
+
+
+@pytest.mark.parametrize("signals", [set(), {signal.SIGTERM, signal.SIGUSR1}])
+def test_no_signal_is_blocked_in_the_run_whatever_the_caller_blocks(tmp_path: Path, signals: set[int]) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        run(tmp_path, "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, []))")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    assert log_of(tmp_path) == "set()\n"
+
+
+def test_the_warden_itself_goes_on_ignoring_signals_once_the_run_has_started(tmp_path: Path) -> None:
+    def strike(pid: int) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            psutil.Process(pid).parent().send_signal(number)  # type: ignore[union-attr]
+
+    ending = run(tmp_path, "import time; time.sleep(0.3); print('done')", on_start=strike)
+
+    assert (ending.outcome, log_of(tmp_path)) == (Outcome.OK, "done\n")
+
+
+def test_a_process_without_a_group_of_its_own_is_signalled_itself() -> None:
+    with (
+        subprocess.Popen(["/bin/sleep", "2"]) as alone,
+        subprocess.Popen(["/bin/sleep", "2"], start_new_session=True) as leader,
+    ):
+        for process in (alone, leader):
+            warden.signal_group(process.pid, signal.SIGTERM)
+
+    assert [alone.returncode, leader.returncode] == [-signal.SIGTERM] * 2
 
 
 def test_a_signal_at_the_very_end_of_a_run_is_not_lost(tmp_path: Path) -> None:

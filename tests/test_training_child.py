@@ -34,7 +34,8 @@ from autoexperiment import datasets, failure, models
 from autoexperiment.datasets.splits import Part
 from autoexperiment.errors import HarnessError
 from autoexperiment.training import child
-from autoexperiment.training.request import DESCRIBE, EVALUATE
+from autoexperiment.training.request import DESCRIBE, EVALUATE, Request
+from autoexperiment.training.voice import Voice
 from autoexperiment.vocabulary import Outcome
 
 FOREIGN = """
@@ -195,6 +196,17 @@ def test_a_fault_of_several_lines_is_one_line(
     assert (code, capfd.readouterr().out) == (1, "error: one - two done: 3 epochs\n")
 
 
+def test_bytes_of_a_name_that_are_no_text_are_shown(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def act(*_: object) -> int:
+        raise child.DataError(f"There is no {os.fsdecode(b'caf' + bytes([0xE9]) + b'.csv')}.")
+
+    in_process(monkeypatch, act)
+
+    assert capfd.readouterr().out == "error: There is no caf\\udce9.csv.\n"
+
+
 # ---- signals and kills
 
 
@@ -332,7 +344,8 @@ def test_an_evaluation_measures_the_part_that_was_asked_for(runs: dict[str, Path
     assert found["metrics"]["mse"] == pytest.approx(np.mean(error**2), rel=1e-4)
     assert found["metrics"]["mae"] == pytest.approx(np.mean(np.abs(error)), rel=1e-4)
     assert {**found, "metrics": 0} == {
-        "checkpoint": "checkpoint_epoch_2", "epoch": 2, "split": split, "task": "regression", "n_rows": n_rows, "metrics": 0,
+        "checkpoint": "checkpoint_epoch_2", "epoch": 2, "split": split, "task": "regression", "n_rows": n_rows, "own_data": True,
+        "metrics": 0,
     }  # fmt: skip
 
 
@@ -381,7 +394,7 @@ def test_metrics_are_chosen_by_name(runs: dict[str, Path]) -> None:
         (config(MLP), {"metrics": ("f1",)}, "Unknown metric 'f1'"),
         (config(MLP, regression(n_features=6)), {}, "regression with rows of 4 numbers. The dataset is a regression with rows of 6"),
         (config(MLP, classification()), {}, "regression with rows of 4 numbers. The dataset is a classification with rows of 4"),
-        (config(MLP, {**regression(), "val_fraction": 0.0}), {"split": "val"}, "The val part of the dataset has no rows."),
+        (config(MLP, {**regression(), "val_fraction": 0.0}), {"split": "val"}, "val_fraction is 0.0. Allowed: --split train"),
     ],
 )  # fmt: skip
 def test_an_evaluation_that_cannot_be_is_refused(
@@ -394,6 +407,76 @@ def test_an_evaluation_that_cannot_be_is_refused(
     assert code == 1
     assert said[-1].startswith("error: ") and message in said[-1]
     assert not (runs["regression"] / "answer.json").exists()
+
+
+@pytest.fixture
+def run_of_a_file(tmp_path: Path) -> Path:
+    """A workspace with a data file and a finished run on it."""
+    np.save(tmp_path / "t.npy", np.random.default_rng(1).normal(size=(40, trainings.FEATURES + 1)))
+    what = config(LINEAR, trainings.custom("t.npy"))
+    trainings.train_here(request(tmp_path, what))
+    (tmp_path / "run" / "config.json").write_text(json.dumps(what))
+    return tmp_path
+
+
+def test_data_that_changed_since_the_run_is_refused(run_of_a_file: Path) -> None:
+    np.save(run_of_a_file / "t.npy", np.load(run_of_a_file / "t.npy")[::-1])
+
+    code, said = evaluated(run_of_a_file, config(LINEAR, trainings.custom("t.npy")))
+
+    assert code == 1
+    assert said[-1].startswith("error: The data changed since the run: its test part may hold rows it was trained on.")
+    assert not (run_of_a_file / "answer.json").exists()
+
+
+def test_other_data_is_evaluated_on_and_the_answer_says_so(run_of_a_file: Path) -> None:
+    np.save(run_of_a_file / "u.npy", np.random.default_rng(2).normal(size=(40, trainings.FEATURES + 1)))
+    np.save(run_of_a_file / "copy.npy", np.load(run_of_a_file / "t.npy"))
+    own = []
+
+    for name in ("u.npy", "copy.npy"):
+        code, said = evaluated(run_of_a_file, config(LINEAR, trainings.custom(name)), own_dataset=False)
+        assert code == 0, said
+        own.append(answer(run_of_a_file)["own_data"])
+
+    assert own == [False, True]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    "how", [{"test_fraction": 0.2}, {"val_fraction": 0.2}, {"params": {"seed": 1}}, {"params": {"normalize": True}}]
+)
+def test_the_runs_rows_split_otherwise_are_no_test(run_of_a_file: Path, how: dict[str, Any], split: str) -> None:
+    dataset = {**trainings.custom("t.npy"), **how}
+
+    with pytest.raises(HarnessError) as caught:
+        act_here(request(run_of_a_file, config(LINEAR, dataset), act=EVALUATE, checkpoint="final", own_dataset=False))
+
+    assert "may be rows that the run was trained on" in str(caught.value)
+    assert "The run's own: val_fraction 0.1, test_fraction 0.1, seed 42, normalize false." in str(caught.value)
+
+
+def act_here(asked: Request) -> None:
+    """What a training process does, in this one."""
+
+    class Silent(Voice):
+        def write(self, text: str) -> None: ...
+
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        child.act(asked, Silent(1), child.Stop())
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def test_more_rows_of_the_same_generator_are_no_test(runs: dict[str, Path]) -> None:
+    more = config(MLP, regression(n_samples=80))
+
+    code, said = evaluated(runs["regression"], more, own_dataset=False)
+
+    assert code == 1
+    assert "has the run's own rows" in said[-1] and "another seed" in said[-1]
 
 
 def test_an_evaluation_changes_nothing_in_the_run(runs: dict[str, Path]) -> None:
@@ -412,7 +495,7 @@ def test_a_description_has_the_facts_and_what_does_not_fit(tmp_path: Path) -> No
 
     found = answer(tmp_path)
     assert code == 0
-    assert found["facts"] == {"task": "classification", "n_rows": 40, "shape": [4], "n_classes": 3}
+    assert found["facts"] == {"task": "classification", "n_rows": 40, "shape": [4], "n_classes": 3, "n_test": 0}
     assert len(found["faults"]) == 1 and "the dataset is a classification" in found["faults"][0]
 
 
@@ -421,7 +504,7 @@ def test_a_description_asks_the_class_of_a_loader(tmp_path: Path) -> None:
 
     assert (code, said[-1]) == (0, "done: 40 rows")
     assert answer(tmp_path) == {
-        "facts": {"task": "regression", "n_rows": 40, "shape": [4], "n_classes": 0},
+        "facts": {"task": "regression", "n_rows": 40, "shape": [4], "n_classes": 0, "n_test": 0},
         "faults": [],
     }
 

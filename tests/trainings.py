@@ -34,6 +34,10 @@ def loader(name: str, **params: Any) -> dict[str, Any]:
     return {**_dataset("custom", params), "loader": name}
 
 
+def custom(path: str, **params: Any) -> dict[str, Any]:
+    return {**_dataset("custom", params), "path": path}
+
+
 def _dataset(name: str, params: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "path": None, "loader": None, "val_fraction": 0.1, "test_fraction": 0.1, "params": params}
 
@@ -97,7 +101,7 @@ def train_here(asked: Request, should_stop: Callable[[], bool] = lambda: False) 
     trainer = fit.trainer_of(model, splits, asked.config["training"], should_stop=should_stop)
     said: list[str] = []
     end = fit.train(
-        trainer, RunPaths(Path(asked.run_dir)), fit.Plan.of(asked.config),
+        trainer, RunPaths(Path(asked.run_dir)), fit.Plan.of(asked.config), data=splits.fingerprint,
         resume=asked.resume, say=said.append, should_stop=should_stop,
     )  # fmt: skip
     return end, said

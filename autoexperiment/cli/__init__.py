@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-import traceback
 
 import click
 
@@ -58,6 +56,14 @@ def mlx(context: click.Context, debug: bool) -> None:
     context.obj = debug
 
 
+def _trace() -> None:
+    """The traceback of the error that is being handled, if it was asked for."""
+    if "--debug" in sys.argv:
+        import traceback
+
+        traceback.print_exc()
+
+
 def main() -> int:
     """Run the command line; returns the exit code."""
     try:
@@ -69,18 +75,14 @@ def main() -> int:
         error.show()
         return error.exit_code
     except click.Abort:
+        click.echo("Interrupted.", err=True)
         return 130
     except LabError as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
+        _trace()
         click.echo(f"{error.label}: {error}", err=True)
         return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
+        _trace()
         where = f" ({error.filename})" if error.filename else ""
         click.echo(f"mlx: {error.strerror or error}{where}. Nothing that was recorded is lost.", err=True)
         return 1

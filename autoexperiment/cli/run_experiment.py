@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from autoexperiment.cli.terminal import DONE, Teller, heading, interruptible
 from autoexperiment.clocks import duration
 from autoexperiment.vocabulary import RunStatus
 
 if TYPE_CHECKING:
+    from autoexperiment.datasets import Facts
     from autoexperiment.paths import RunPaths
     from autoexperiment.planning import ExperimentPlan
 
-RULE = "=" * 60
-DONE = "      ✓ "
 _EXIT = {RunStatus.COMPLETED: 0, RunStatus.INTERRUPTED: 130}
 
 
@@ -41,36 +40,48 @@ def command(config: Path | None, dry_run: bool, overrides: tuple[str, ...], run_
     """
     if config is None and run_dir is None:
         raise click.UsageError("Missing option '--config' (or '--resume' with a run's folder).")
-    if run_dir is not None:
-        return _resume(run_dir, config, overrides, dry_run=dry_run, as_json=as_json)
-    assert config is not None
-    return _run(config, overrides, dry_run=dry_run, as_json=as_json)
+    with interruptible():
+        if run_dir is not None:
+            return _resume(run_dir, config, overrides, dry_run=dry_run, as_json=as_json)
+        assert config is not None
+        return _run(config, overrides, dry_run=dry_run, as_json=as_json)
 
 
 def _run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, as_json: bool) -> int:
     from autoexperiment.config import ConfigLoader
     from autoexperiment.paths import find_root
     from autoexperiment.planning import make_plan
-    from autoexperiment.runner import Quiet, describe_plan, run_plan
+    from autoexperiment.runner import describe_plan
 
     root = find_root(Path.cwd())
     plans = [make_plan(one, root=root) for one in ConfigLoader.load_all(config, overrides)]
-    if dry_run:
-        answers = [describe_plan(plan) for plan in plans]
-        return _finish(answers, 0, as_json=as_json, text="\n".join(map(plan_text, plans)))
-    answers = []
-    for plan in plans:
-        answers.append(run_plan(plan, observer=Quiet() if as_json else Printer()))
-        code = _told(answers[-1], as_json=as_json)
-        if code:
-            break
-    _say_left_out([plan.config.name for plan in plans[len(answers) :]])
-    return _finish(answers, code, as_json=as_json)
+    if not dry_run:
+        return _run_all(plans, as_json=as_json)
+    if as_json:
+        _print_json([describe_plan(plan) for plan in plans])
+    else:
+        click.echo("\n".join(map(plan_text, plans)))
+    return 0
 
 
-def _say_left_out(names: list[str]) -> None:
-    if names:
-        click.echo(f"Not run, because an experiment before did not complete: {', '.join(names)}.", err=True)
+def _run_all(plans: list[ExperimentPlan], *, as_json: bool) -> int:
+    """Run experiments in order, until one does not complete."""
+    from autoexperiment.runner import run_plan
+
+    printer, answers, code = Printer(is_silent=as_json), [], 130
+    try:
+        for plan in plans:
+            answers.append(run_plan(plan, observer=printer))
+            code = printer.ended(answers[-1])
+            if code:
+                break
+    finally:
+        left = [plan.config.name for plan in plans[len(answers) :]]
+        if left and answers:
+            click.echo(f"Not run, because an experiment before did not complete: {', '.join(left)}.", err=True)
+        if as_json and answers:
+            _print_json([*answers, *({"experiment": name, "status": "not_run"} for name in left)])
+    return code
 
 
 def _resume(run_dir: Path, config: Path | None, overrides: tuple[str, ...], *, dry_run: bool, as_json: bool) -> int:
@@ -84,35 +95,22 @@ def _resume(run_dir: Path, config: Path | None, overrides: tuple[str, ...], *, d
     if dry_run:
         raise click.UsageError("'--resume' has no dry run: it goes on with a run whose configuration was checked.")
     given = ConfigLoader.load_from_file(config, overrides) if config else None
-    answer = runner.resume(run_dir, config=given, observer=runner.Quiet() if as_json else Printer())
-    return _finish([answer], _told(answer, as_json=as_json), as_json=as_json)
-
-
-def _told(answer: dict[str, Any], *, as_json: bool) -> int:
-    """Print how one experiment ended; returns the exit code."""
-    status = RunStatus(answer["status"])
-    if not as_json:
-        click.echo(summary_text(answer))
-    if status is not RunStatus.COMPLETED:
-        click.echo(_what_now(answer), err=True)
-    return _EXIT.get(status, 1)
-
-
-def _finish(answers: list[dict[str, Any]], code: int, *, as_json: bool, text: str = "") -> int:
+    printer = Printer(is_silent=as_json)
+    answer = runner.resume(run_dir, config=given, observer=printer)
+    code = printer.ended(answer)
     if as_json:
-        from autoexperiment.files import dump_json
-
-        click.echo(dump_json(answers[0] if len(answers) == 1 else answers))
-    elif text:
-        click.echo(text)
+        _print_json([answer])
     return code
 
 
+def _print_json(answers: list[dict[str, Any]]) -> None:
+    """One object; of a file with several experiments, a list of them."""
+    from autoexperiment.files import dump_json
+
+    click.echo(dump_json(answers[0] if len(answers) == 1 else answers))
+
+
 # ---- text
-
-
-def heading(text: str) -> str:
-    return f"{RULE}\n{text}\n{RULE}"
 
 
 def plan_text(plan: ExperimentPlan) -> str:
@@ -126,7 +124,8 @@ def plan_text(plan: ExperimentPlan) -> str:
         "",
         f"1. Dataset: {config.dataset.name}",
         f"   Parameters: {given['dataset'].get('params', {})}",
-        f"   Rows: {rows_text(plan)}",
+        f"   Rows: {rows_text(plan.facts)}: {parts_text(plan.parts)}",
+        *([f"   To be fetched first: {', '.join(plan.to_fetch)}"] if plan.to_fetch else []),
         "",
         f"2. Model: {config.model.name}",
         f"   Parameters: {given['model'].get('params', {})}",
@@ -149,24 +148,30 @@ def plan_text(plan: ExperimentPlan) -> str:
     return "\n".join(lines)
 
 
-def rows_text(plan: ExperimentPlan) -> str:
-    facts = plan.facts
+def rows_text(facts: Facts) -> str:
     shape = " x ".join(map(str, facts.shape)) + (" values" if len(facts.shape) > 1 else " features")
     classes = f", {facts.n_classes} classes" if facts.n_classes else ""
     return f"{facts.n_rows} of {shape}{classes} ({facts.task})"
 
 
+def parts_text(parts: dict[str, int]) -> str:
+    return ", ".join(f"{rows} {name}" for name, rows in parts.items())
+
+
 def summary_text(answer: dict[str, Any]) -> str:
     """What stands under an experiment that has ended."""
-    lines = ["", heading(f"EXPERIMENT {answer['status'].upper()}: {answer['experiment']}"), ""]
+    lines = ["", heading(f"EXPERIMENT {_words(answer['status']).upper()}: {answer['experiment']}"), ""]
     if answer["final_metrics"]:
         lines += ["Final metrics:", *metric_lines(answer["final_metrics"]), ""]
-    lines += [
-        f"Outputs saved to: {answer['run_dir']}",
-        f"Checkpoints: {answer['checkpoint_dir']}",
-        f"Metrics: {answer['metrics_dir']}",
-    ]
+    lines.append(f"Outputs saved to: {answer['run_dir']}")
+    for name, key in (("Checkpoints", "checkpoint_dir"), ("Metrics", "metrics_dir")):
+        if Path(answer[key]).is_dir():
+            lines.append(f"{name}: {answer[key]}")
     return "\n".join(lines)
+
+
+def _words(status: str) -> str:
+    return status.replace("_", " ")
 
 
 def metric_lines(metrics: dict[str, Any]) -> list[str]:
@@ -174,56 +179,66 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
     return [f"  {name}: {'undefined' if value is None else format(value, '.6f')}" for name, value in numbers.items()]
 
 
-def _what_now(answer: dict[str, Any]) -> str:
-    go_on = f"Go on with it: mlx run-experiment --resume {answer['run_dir']}"
-    if answer["status"] == RunStatus.INTERRUPTED:
-        return f"Interrupted after {answer['epochs']} epochs. {go_on}"
-    said = f"Error: The experiment {answer['status']}: {answer.get('reason', '')}"
-    if answer["status"] == RunStatus.DIVERGED:
-        return f"{said}. Try a smaller training.learning_rate, or optimizer adam."
-    if answer["status"] == RunStatus.TIMED_OUT:
-        return f"{said} {go_on}"
-    return f"{said}\nIts output: {answer['run_dir']}/run.log"
+def what_now(answer: dict[str, Any]) -> str:
+    """What to do after an experiment that was not completed."""
+    status, reason = answer["status"], str(answer.get("reason", "")).rstrip(".")
+    epochs = "an epoch" if answer["epochs"] == 1 else f"{answer['epochs']} epochs"
+    has_checkpoint = any(Path(answer["checkpoint_dir"]).glob("checkpoint_*"))
+    again = "Go on with it" if has_checkpoint else "It has no checkpoint, so it would begin anew"
+    go_on = f"{again}: mlx run-experiment --resume {answer['run_dir']}"
+    if status == RunStatus.INTERRUPTED:
+        return f"Interrupted after {epochs}. {go_on}"
+    if status == RunStatus.DIVERGED:
+        return f"Error: The experiment diverged: {reason}. Try a smaller training.learning_rate, or optimizer adam."
+    if status == RunStatus.TIMED_OUT:
+        return f"Error: The experiment timed out: {reason}. {go_on}"
+    return f"Error: The experiment failed: {reason}.\nIts output: {answer['run_dir']}/run.log"
 
 
-class Printer:
+class Printer(Teller):
     """Prints the steps of an experiment as its process reports them; a bar on a terminal, plain lines in a pipe."""
 
-    def __init__(self) -> None:
-        self.is_terminal = sys.stdout.isatty()
-        self._ends: dict[str, tuple[str, str]] = {}
+    def __init__(self, *, is_silent: bool = False) -> None:
+        super().__init__()
+        self._is_heard = self._is_heard and not is_silent
+        self._ends: list[tuple[str, str]] = []  # the words that are to come, and what is then printed
         self._has_bar = False
         self._first: tuple[int, float] | None = None  # the first epoch that was shown, and when
 
     def begun(self, plan: ExperimentPlan, run: RunPaths) -> None:
         config, self._first = plan.config, None
-        steps = [
-            f"[2/5] Initializing model: {config.model.name}...",
-            "[3/5] Setting up output directory...",
-            f"{DONE}Output directory: {run.folder}",
-            "[4/5] Initializing metrics writer...",
-            f"[5/5] Starting training ({config.training.epochs} epochs)...",
+        self._ends = [
+            ("dataset", f"{DONE}Dataset created\n[2/5] Initializing model: {config.model.name}..."),
+            (
+                "model",
+                f"{DONE}Model initialized\n[3/5] Setting up output directory...\n{DONE}Output directory: {run.folder}\n"
+                "[4/5] Initializing metrics writer...",
+            ),
+            ("metrics", f"{DONE}Metrics writer ready\n[5/5] Starting training ({config.training.epochs} epochs)..."),
+            ("done", f"{DONE}Training completed"),
         ]
-        self._ends = {
-            "dataset": (f"{DONE}Dataset created", steps[0]),
-            "model": (f"{DONE}Model initialized", "\n".join(steps[1:4])),
-            "metrics": (f"{DONE}Metrics writer ready", steps[4]),
-            "done": (f"{DONE}Training completed", ""),
-        }
-        click.echo(heading(f"RUNNING EXPERIMENT: {config.name}") + "\n")
-        click.echo(f"[1/5] Creating dataset: {config.dataset.name}...")
+        self.tell(
+            f"{heading(f'RUNNING EXPERIMENT: {config.name}')}\n\n[1/5] Creating dataset: {config.dataset.name}..."
+        )
 
     def heard(self, word: str, text: str) -> None:
         if word == "epoch":
             self._bar(text)
         elif word == "note":
             self._clear()
-            click.echo(f"      {text}")
-        elif word in self._ends:
+            self.tell(f"      {text}")
+        elif self._ends and word == self._ends[0][0]:
             self._clear()
-            for line in self._ends.pop(word):
-                if line:
-                    click.echo(line)
+            self.tell(self._ends.pop(0)[1])
+
+    def ended(self, answer: dict[str, Any]) -> int:
+        """Print how an experiment ended; returns the exit code."""
+        self._clear()
+        self.tell(summary_text(answer))
+        status = RunStatus(answer["status"])
+        if status is not RunStatus.COMPLETED:
+            click.echo(what_now(answer), err=True)
+        return _EXIT.get(status, 1)
 
     def _bar(self, text: str) -> None:
         """One epoch, given as `3/10: loss 4.1, …`: on a terminal only, where the line moves."""
@@ -237,10 +252,10 @@ class Printer:
         left = "" if left_s is None else f"  {duration(left_s)} left"
         bar = ("#" * (20 * epoch // epochs)).ljust(20, ".")
         line = f"      [{bar}] {done}{rest}{left}"
-        click.echo("\r\033[K" + line[: shutil.get_terminal_size().columns - 1], nl=False)
+        self.tell("\r\033[K" + line[: shutil.get_terminal_size().columns - 1], ends_line=False)
         self._has_bar = True
 
     def _clear(self) -> None:
         if self._has_bar:
-            click.echo("\r\033[K", nl=False)
+            self.tell("\r\033[K", ends_line=False)
             self._has_bar = False

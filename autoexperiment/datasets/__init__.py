@@ -1,7 +1,7 @@
 """Datasets: what a configuration's `dataset` section names, split into train, validation and test parts."""
 
 from autoexperiment.datasets.base import BaseDataset, Facts, Table
-from autoexperiment.datasets.registry import describe, fetch, load
+from autoexperiment.datasets.registry import check_part, describe, fetch, load, must_fetch, sizes, splitting
 from autoexperiment.datasets.synthetic import SyntheticClassificationDataset, SyntheticRegressionDataset
 
 __all__ = [
@@ -10,7 +10,11 @@ __all__ = [
     "SyntheticClassificationDataset",
     "SyntheticRegressionDataset",
     "Table",
+    "check_part",
     "describe",
     "fetch",
     "load",
+    "must_fetch",
+    "sizes",
+    "splitting",
 ]

@@ -26,12 +26,14 @@ class Facts:
         n_rows: in all parts together.
         shape: of one row: (n_features,), or (height, width, channels) of a picture.
         n_classes: 0 for regression.
+        n_test: so many of the rows are the dataset's own test set; 0: it has none.
     """
 
     task: str
     n_rows: int
     shape: tuple[int, ...]
     n_classes: int = 0
+    n_test: int = 0
 
     @property
     def n_features(self) -> int:
@@ -76,11 +78,19 @@ class BaseDataset(ABC):
         Raises: DataError: it can't be had.
         """
 
+    def must_fetch(self) -> list[str]:
+        """Names of the files that `fetch` would get; none, for data that is never fetched."""
+        return []
+
     def facts(self) -> Facts:
         """What can be said of the data; overridden where that needs no loading."""
-        table = self.load()
-        n_classes = int(table.y.max()) + 1 if self.task == CLASSIFICATION and len(table.y) else 0
-        return Facts(self.task, len(table.X), tuple(table.X.shape[1:]), n_classes)
+        return facts_of(self.load(), task=self.task)
+
+
+def facts_of(table: Table, *, task: str) -> Facts:
+    """What a table shows."""
+    n_classes = int(table.y.max()) + 1 if task == CLASSIFICATION and len(table.y) else 0
+    return Facts(task, len(table.X), tuple(table.X.shape[1:]), n_classes, table.n_test)
 
 
 def check_table(table: Table, *, name: str, task: str) -> Table:

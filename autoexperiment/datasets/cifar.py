@@ -99,7 +99,7 @@ class CifarFiles:
 
     @property
     def published(self) -> Facts:
-        return Facts(CLASSIFICATION, 60_000, SHAPE, self.n_classes)
+        return Facts(CLASSIFICATION, 60_000, SHAPE, self.n_classes, n_test=10_000)
 
     def missing(self) -> list[str]:
         """Batches that are neither there nor to be had from an archive that is, by their names below the folder."""
@@ -109,8 +109,8 @@ class CifarFiles:
 
     def facts(self) -> Facts:
         """Raises: DataError: as `load`. Pixels are not read."""
-        n_rows = sum(len(batch.labels) for batch in self._batches())
-        return Facts(CLASSIFICATION, n_rows, SHAPE, self.n_classes)
+        counts = [len(batch.labels) for batch in self._batches()]
+        return Facts(CLASSIFICATION, sum(counts), SHAPE, self.n_classes, n_test=counts[-1])
 
     def load(self) -> Table:
         """Raises: DataError: a batch is damaged, has pictures of another size, or a label out of range."""

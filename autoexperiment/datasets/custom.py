@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,7 +66,9 @@ class LoadedDataset(CheckedDataset):
         if type(self._dataset).facts is BaseDataset.facts:
             return seen
         said = self.facts()
-        if (said.n_rows, tuple(said.shape)) != (seen.n_rows, seen.shape) or said.n_classes < seen.n_classes:
+        if replace(said, shape=tuple(said.shape), n_classes=0) != replace(seen, n_classes=0) or (
+            said.n_classes < seen.n_classes
+        ):
             raise DataError(f"{self._loader}.facts() gave {said}, but its table is {seen}. Make the two agree.")
         return said
 
@@ -83,14 +86,28 @@ def find_class(loader: str, *, root: Path) -> type[BaseDataset]:
     module = _imported(module_name, loader, root=root)
     cls = getattr(module, class_name, None)
     if cls is None:
-        names = [name for name, value in vars(module).items() if isinstance(value, type)]
-        raise DataError(unknown("class", class_name, names, where=_source_of(module)))
+        raise DataError(_no_class(class_name, module))
     if not (isinstance(cls, type) and issubclass(cls, BaseDataset)):
         raise DataError(
             f"{loader} ({_source_of(module)}) does not implement the BaseDataset interface. "
             f"Write: class {class_name}(autoexperiment.datasets.BaseDataset)"
         )
     return cls
+
+
+def _no_class(name: str, module: ModuleType) -> str:
+    """What to say of a class that is not there. Those that the module itself imports are none to offer."""
+    own = [
+        word
+        for word, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, BaseDataset) and value.__module__ == module.__name__
+    ]
+    if own:
+        return unknown("class", name, own, where=_source_of(module))
+    return (
+        f"There is no class {name!r} in {_source_of(module)}, nor any other that derives from BaseDataset. "
+        f"Write: class {name}(autoexperiment.datasets.BaseDataset)"
+    )
 
 
 def _imported(name: str, loader: str, *, root: Path) -> ModuleType:

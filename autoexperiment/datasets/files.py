@@ -86,6 +86,10 @@ class FileDataset(CheckedDataset):
                 'or set "download": true with "url" and "sha256" in dataset.params.'
             )
 
+    def must_fetch(self) -> list[str]:
+        is_fetched = self.download and self.url and self.sha256 and not self.path.exists()
+        return [self.path.name] if is_fetched else []
+
     def _fetch(self, url: str, sha256: str, say: Callable[[str], None]) -> None:
         from autoexperiment.datasets.download import fetch
 

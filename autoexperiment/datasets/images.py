@@ -137,7 +137,8 @@ class ImageDataset(BaseDataset):
         self.fetch(_say)
         self._check_complete()
         table = self._files.load()
-        self._loaded = Facts(self.task, len(table.X), table.X.shape[1:], self._files.published.n_classes)
+        n_classes = self._files.published.n_classes
+        self._loaded = Facts(self.task, len(table.X), table.X.shape[1:], n_classes, table.n_test)
         return table
 
     def facts(self) -> Facts:
@@ -160,20 +161,23 @@ class ImageDataset(BaseDataset):
                 f"Cannot look into {self.folder}: {error.strerror}. Choose a folder that can be read."
             ) from error
 
-    def fetch(self, say: Callable[[str], None]) -> None:
+    def must_fetch(self) -> list[str]:
+        return [source.file for source in self._absent()]
+
+    def _absent(self) -> list[Source]:
+        """What `load` fetches."""
         if not (self.download and (missing := self._missing())):
+            return []
+        sources = self.sources[self.name]
+        return [source for source in sources if self.name != MNIST or source.file.removesuffix(".gz") in missing]
+
+    def fetch(self, say: Callable[[str], None]) -> None:
+        if not (absent := self._absent()):
             return
         from autoexperiment.datasets.download import fetch  # urllib and ssl take 40 ms to import
 
-        for source in self.sources[self.name]:
-            if self.name != MNIST or source.file.removesuffix(".gz") in missing:
-                fetch(
-                    source.url,
-                    self.folder / source.file,
-                    digest=source.digest,
-                    limit_bytes=source.n_bytes,
-                    say=say,
-                )
+        for source in absent:
+            fetch(source.url, self.folder / source.file, digest=source.digest, limit_bytes=source.n_bytes, say=say)
 
     def _check_complete(self) -> None:
         if not (missing := self._missing()):

@@ -23,7 +23,7 @@ class MnistFiles:
     """The standard files in a folder."""
 
     folder: Path
-    published = Facts(CLASSIFICATION, 70_000, (28, 28, 1), N_CLASSES)
+    published = Facts(CLASSIFICATION, 70_000, (28, 28, 1), N_CLASSES, n_test=10_000)
 
     def missing(self) -> list[str]:
         """Names of the files that are there neither plain nor gzipped."""
@@ -33,7 +33,8 @@ class MnistFiles:
         """Raises: DataError: as `load`. Of plain files only the headers and the labels are read."""
         shapes = [idx.shape_of(self._path(name), dimensions=3) for name in (TRAIN_IMAGES, TEST_IMAGES)]
         self._labels(shapes)
-        return Facts(CLASSIFICATION, sum(shape[0] for shape in shapes), (*shapes[0][1:], 1), N_CLASSES)
+        train, test = shapes
+        return Facts(CLASSIFICATION, train[0] + test[0], (*train[1:], 1), N_CLASSES, n_test=test[0])
 
     def load(self) -> Table:
         """Raises: DataError: a file is not sound, or the files do not fit together."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoexperiment import paths
+from autoexperiment.datasets import splits
 from autoexperiment.datasets.base import BaseDataset, Facts
 from autoexperiment.datasets.soundness import CheckedDataset
 from autoexperiment.datasets.splits import Splits, split
@@ -32,15 +33,53 @@ def load(spec: Mapping[str, Any], *, root: Path) -> Splits:
     table = dataset.load()
     facts = dataset.facts_of(table) if isinstance(dataset, CheckedDataset) else dataset.facts()
     _refuse_empty(facts, name=spec["name"])
+    return split(table, facts, identity=_identity(dataset), **splitting(spec))
+
+
+def _identity(dataset: BaseDataset) -> str:
+    """What stands for the rows; "": their numbers."""
+    from autoexperiment.datasets.synthetic import SyntheticClassificationDataset, SyntheticRegressionDataset, identity
+
+    if isinstance(dataset, SyntheticRegressionDataset | SyntheticClassificationDataset):
+        return identity(dataset)
+    return ""
+
+
+def splitting(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """How a `dataset` section has its rows split and scaled: val_fraction, test_fraction, seed and normalize."""
     params = spec["params"]
-    return split(
-        table,
-        facts,
-        val_fraction=spec["val_fraction"],
-        test_fraction=spec["test_fraction"],
-        seed=params.get("seed", SEED),
-        normalize=params.get("normalize", spec["name"] in PICTURES),
-    )
+    return {
+        "val_fraction": spec["val_fraction"],
+        "test_fraction": spec["test_fraction"],
+        "seed": params.get("seed", SEED),
+        "normalize": params.get("normalize", spec["name"] in PICTURES),
+    }
+
+
+def sizes(spec: Mapping[str, Any], facts: Facts) -> dict[str, int]:
+    """Rows of the three parts by name: {"train": 80, "val": 10, "test": 10}. Nothing is read.
+
+    Args: facts: what `describe` or `load` said of the same section.
+    """
+    return splits.sizes(facts, val_fraction=spec["val_fraction"], test_fraction=spec["test_fraction"])
+
+
+def check_part(spec: Mapping[str, Any], facts: Facts, name: str) -> None:
+    """Raises: DataError: the part "train", "val" or "test" of a dataset has no rows; says why."""
+    rows = sizes(spec, facts)
+    if rows[name]:
+        return
+    n_free = facts.n_rows - facts.n_test
+    own = f" beside the {facts.n_test} of its own test set" if facts.n_test else ""
+    few = f"it has {n_free} row{'s' if n_free > 1 else ''}{own}, and fewer than 3 are not split"
+    why = few if spec[f"{name}_fraction"] else f"its dataset.{name}_fraction is {spec[f'{name}_fraction']}"
+    others = " or ".join(f"--split {other} ({n} row{'s' if n > 1 else ''})" for other, n in rows.items() if n)
+    raise DataError(f"The {name} part of the dataset has no rows: {why}. Allowed: {others}.")
+
+
+def must_fetch(spec: Mapping[str, Any], *, root: Path) -> list[str]:
+    """Names of the files that `fetch` would get over the network; of a loader's data nothing is known, and none named."""
+    return [] if spec.get("loader") else make(spec, root=root).must_fetch()
 
 
 def fetch(spec: Mapping[str, Any], *, root: Path, say: Callable[[str], None]) -> None:

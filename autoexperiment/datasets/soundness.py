@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autoexperiment.datasets.base import CLASSIFICATION, BaseDataset, Facts, Table
+from autoexperiment.datasets.base import BaseDataset, Facts, Table, facts_of
 from autoexperiment.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -28,8 +28,7 @@ class CheckedDataset(BaseDataset):
 
     def facts_of(self, table: Table) -> Facts:
         """Facts of the table that this dataset loaded, without loading it again."""
-        n_classes = int(table.y.max()) + 1 if self.task == CLASSIFICATION and len(table.y) else 0
-        return Facts(self.task, len(table.X), tuple(table.X.shape[1:]), n_classes)
+        return facts_of(table, task=self.task)
 
     def facts(self) -> Facts:
         return self.facts_of(self.load())

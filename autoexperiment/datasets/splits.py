@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from autoexperiment.datasets.base import CLASSIFICATION, Facts, Table
+from autoexperiment.datasets.fingerprints import Fingerprint, of_arrays, of_parts
 from autoexperiment.datasets.soundness import slices
 from autoexperiment.datasets.streams import stream
 
@@ -89,6 +90,7 @@ class Splits:
     val: Part
     test: Part
     facts: Facts
+    fingerprint: Fingerprint
 
     def part(self, name: str) -> Part:
         """The part called "train", "val" or "test"."""
@@ -96,12 +98,21 @@ class Splits:
 
 
 def split(
-    table: Table, facts: Facts, *, val_fraction: float, test_fraction: float, seed: int, normalize: bool
+    table: Table,
+    facts: Facts,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    normalize: bool,
+    identity: str = "",
 ) -> Splits:
     """Split a checked table by a stream of its own of the seed.
 
     A table with test rows of its own keeps them, and only the validation part is drawn, from the rest. Fractions are
     rounded; a fraction above 0 gives at least one row where there are 3 or more, and the train part has one always.
+
+    Args: identity: stands for the rows in the fingerprint; "": their numbers do.
     """
     y = table.y if facts.task == CLASSIFICATION else None
     drawn = draw(
@@ -111,7 +122,15 @@ def split(
     train, val, test = (
         Part(table, rows, scaling=scaling, is_classification=facts.task == CLASSIFICATION) for rows in drawn
     )
-    return Splits(train, val, test, facts)
+    fingerprint = of_parts(identity or of_arrays(table.X, table.y), drawn, normalize=normalize)
+    return Splits(train, val, test, facts, fingerprint)
+
+
+def sizes(facts: Facts, *, val_fraction: float, test_fraction: float) -> dict[str, int]:
+    """Rows of the parts that `split` makes, by name."""
+    n = facts.n_rows - facts.n_test
+    n_val, n_test = _sizes(n, val_fraction, 0.0 if facts.n_test else test_fraction)
+    return {"train": n - n_val - n_test, "val": n_val, "test": facts.n_test or n_test}
 
 
 def draw(

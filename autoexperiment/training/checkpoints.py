@@ -15,19 +15,24 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autoexperiment import failpoint, files
+from autoexperiment.datasets.fingerprints import Fingerprint
 from autoexperiment.errors import DataError, HarnessError, unknown
 from autoexperiment.models.base import Array, Model
 from autoexperiment.paths import EPOCH_CHECKPOINT, FINAL_CHECKPOINT, RunPaths
-from autoexperiment.training.curves import resume_command
+from autoexperiment.training.curves import again_command, resume_command
+from autoexperiment.untrusted import CUT
+from autoexperiment.vocabulary import RunStatus
 
 MANIFEST, STATE, SLOTS = "manifest.json", "state.json", "state.npy"
 SMALL_FILE = 1 << 20  # bytes; more than any JSON of a checkpoint has
+MANY = 10  # names of checkpoints that a message lists all of
 _CHUNK = 1 << 20
 _HIDDEN = ".checkpoint_*"
 _PERIODIC = re.compile(rf"{EPOCH_CHECKPOINT}([1-9][0-9]{{0,14}})")
@@ -38,7 +43,7 @@ class State:
     """What training needs, beside the model's own arrays, to go on as if it had never stopped.
 
     Attributes:
-        facts: JSON: how many steps were taken, the hash of the metrics so far.
+        facts: JSON: how many steps were taken, the hash of the metrics so far, the fingerprint of the data.
         slots: shape (k, n), float32: what the optimizer keeps for each of the n parameters; None without an optimizer.
     """
 
@@ -239,6 +244,14 @@ def load_state(checkpoint: Checkpoint) -> State:
     return State(facts, _load_slots(checkpoint.folder / SLOTS))
 
 
+def data_of(state: State, *, where: Path) -> Fingerprint:
+    """What a checkpoint was trained on. Raises: DataError: it does not say so."""
+    try:
+        return Fingerprint.from_json(state.facts.get("data"))
+    except DataError as error:
+        raise DataError(f"{where / STATE}: {error}") from error
+
+
 def _load_slots(path: Path) -> Array | None:
     if not path.exists():
         return None
@@ -274,7 +287,7 @@ def latest(
     """The newest complete and sound checkpoint that can be used, or None.
 
     Args:
-        say: told about each one that is passed over.
+        say: told about each one that is passed over, in a line that begins with "note:".
         use: given a sound one; a DataError from it passes the checkpoint over.
     """
     for name in reversed(names(run)):
@@ -283,23 +296,63 @@ def latest(
             use(checkpoint)
             return checkpoint
         except DataError as error:
-            say(f"{name} is passed over: {error}")
+            say(f"note: {name} is passed over: {error}")
     return None
 
 
 def find(run: RunPaths, name: str) -> Checkpoint:
     """A sound checkpoint by name: "checkpoint_final", "checkpoint_epoch_10", "final" or "10".
 
-    Raises: DataError: there is none of this name (the message lists those that exist), or it is damaged.
+    Raises: DataError: there is none of this name (the message has some that exist), or it is damaged.
     """
     known = names(run)
     if not known:
-        raise DataError(
-            f"{run.folder} has no checkpoints. They are saved at the end of an epoch with output.save_checkpoints. "
-            f"To go on with the run, type: {resume_command(run)}"
-        )
+        raise DataError(_why_none(run))
     wanted = (name, f"checkpoint_{name}", f"{EPOCH_CHECKPOINT}{name}")
     found = next((known_name for known_name in known if known_name in wanted), None)
     if found is None:
-        raise DataError(unknown("checkpoint", name, known, where=str(run.checkpoints)))
+        raise DataError(unknown("checkpoint", name, _some(known, name), where=str(run.checkpoints)))
     return verify(run.checkpoints / found)
+
+
+def _some(known: list[str], word: str) -> list[str]:
+    """Names to show: all if they are few; else the first, the last, and those nearest to a word, with gaps marked."""
+    if len(known) <= MANY:
+        return known
+    number = re.search(r"([0-9]{1,15})\Z", word)
+    near = sorted(known, key=lambda name: abs(_epoch_of(name) - int(number[1])))[:3] if number else []
+    shown = sorted({0, 1, *map(known.index, near), *range(len(known) - 3, len(known))})
+    marked = ([CUT, known[at]] if at - before > 1 else [known[at]] for before, at in pairwise(shown))
+    return [known[0], *chain.from_iterable(marked)]
+
+
+def _why_none(run: RunPaths) -> str:
+    """Why a run has no checkpoints, and what can be done about it."""
+    config, summary = (object_in(path) for path in (run.config, run.summary))
+    start, status = f"{run.folder} has no checkpoints", summary.get("status")
+    output = config.get("output")
+    if isinstance(output, dict) and output.get("save_checkpoints") is False:
+        return (
+            f"{start}: in its configuration output.save_checkpoints is false, and a run keeps its configuration. "
+            f"Start another one: {again_command(run)} --set output.save_checkpoints=true"
+        )
+    if status == RunStatus.DIVERGED:
+        return (
+            f"{start}: it diverged before the first was saved. Start another run with a smaller training.learning_rate."
+        )
+    if status == RunStatus.COMPLETED:
+        return (
+            f"{start} any more: it was completed and had one. Put them back, or start another run: {again_command(run)}"
+        )
+    return (
+        f"{start} yet: no epoch that ends with one (output.checkpoint_frequency) was completed. "
+        f"If it was stopped, go on with it: {resume_command(run)}"
+    )
+
+
+def object_in(path: Path) -> dict[str, Any]:
+    """The JSON object of a small file; empty where there is none."""
+    with suppress(DataError, ValueError, RecursionError):
+        value = files.load_json(_small(path))
+        return value if isinstance(value, dict) else {}
+    return {}

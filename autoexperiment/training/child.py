@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -97,7 +98,10 @@ def _train(request: Request, voice: Voice, stop: Stop) -> int:
     voice.say(f"model: {model.name}, {model.n_parameters()} parameters")
     should_stop = _waiting(stop)
     trainer = fit.trainer_of(model, splits, config["training"], should_stop=should_stop)
-    end = fit.train(trainer, run, fit.Plan.of(config), resume=request.resume, say=voice.say, should_stop=should_stop)
+    end = fit.train(
+        trainer, run, fit.Plan.of(config), data=splits.fingerprint,
+        resume=request.resume, say=voice.say, should_stop=should_stop,
+    )  # fmt: skip
     voice.say(end.line)
     return end.exit_code
 
@@ -109,15 +113,16 @@ def _waiting(stop: Stop) -> Callable[[], bool]:
 
 
 def _evaluate(request: Request, voice: Voice, stop: Stop) -> int:
+    from autoexperiment import datasets
     from autoexperiment.training import evaluate
 
     checkpoint, model = evaluate.load(Path(request.run_dir), request.checkpoint)
     voice.say(f"checkpoint: {checkpoint.name}, after epoch {checkpoint.epoch}")
     splits = _load(request, voice, stop)
     evaluate.check_fit(model, splits.facts, where=checkpoint.folder)
+    datasets.check_part(request.config["dataset"], splits.facts, request.split)
+    own_data = evaluate.is_own_data(checkpoint, splits.fingerprint, is_meant=request.own_dataset)
     part = splits.part(request.split)
-    if not len(part):
-        raise DataError(f"The {request.split} part of the dataset has no rows. Set dataset.{request.split}_fraction.")
     metrics = evaluate.measure(model, part, facts=splits.facts, metrics=request.metrics)
     answer = {
         "checkpoint": checkpoint.name,
@@ -125,6 +130,7 @@ def _evaluate(request: Request, voice: Voice, stop: Stop) -> int:
         "split": request.split,
         "task": splits.facts.task,
         "n_rows": len(part),
+        "own_data": own_data,
         "metrics": metrics,
     }
     write_json(Path(request.result), answer)
@@ -138,8 +144,7 @@ def _describe(request: Request, voice: Voice, stop: Stop) -> int:
     facts = datasets.describe(request.config["dataset"], root=Path(request.root))
     stop.install()
     faults = models.check(request.config["model"], facts)
-    described = {"task": facts.task, "n_rows": facts.n_rows, "shape": list(facts.shape), "n_classes": facts.n_classes}
-    write_json(Path(request.result), {"facts": described, "faults": faults})
+    write_json(Path(request.result), {"facts": {**asdict(facts), "shape": list(facts.shape)}, "faults": faults})
     voice.say(f"done: {facts.n_rows} rows")
     return 0
 

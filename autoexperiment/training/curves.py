@@ -183,6 +183,11 @@ def resume_command(run: RunPaths) -> str:
     return f"mlx run-experiment --resume {run.folder}"
 
 
+def again_command(run: RunPaths) -> str:
+    """What to type to start another run of the same configuration."""
+    return f"mlx run-experiment --config {run.config}"
+
+
 def as_json(name: str, rows: Sequence[Row]) -> str:
     """metrics.json: a line for each epoch."""
     lines = ",\n".join(f"    {files.dump_json(row, indent=None)}" for row in rows)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from autoexperiment import models
+from autoexperiment.datasets.fingerprints import Fingerprint
 from autoexperiment.datasets.splits import Splits
 from autoexperiment.errors import DataError, HarnessError
 from autoexperiment.failure import DIVERGED_EXIT
@@ -88,6 +89,7 @@ def train(
     run: RunPaths,
     plan: Plan,
     *,
+    data: Fingerprint,
     resume: bool,
     say: Callable[[str], object],
     should_stop: Callable[[], bool],
@@ -95,16 +97,19 @@ def train(
     """Train to the end of the plan.
 
     Args:
+        data: of what the trainer has; every checkpoint says it.
         resume: go on from the newest sound checkpoint; without one, start anew.
         say: told the lines of the run's log.
         should_stop: asked between epochs; the trainer asks by itself within one.
-    Raises: HarnessError: metrics or a checkpoint can't be written.
+    Raises: HarnessError: metrics or a checkpoint can't be written; the data is not what it was before a resume.
     """
-    start, past = _resumed(trainer, run, say=say) if resume else (None, Past())
-    training = _Training(trainer, run, plan, Curves.begin(run, plan.name, after=past), say, should_stop)
+    start, past = _resumed(trainer, run, data=data, say=say) if resume else (None, Past())
+    training = _Training(trainer, run, plan, data, Curves.begin(run, plan.name, after=past), say, should_stop)
     say("metrics: ready")
     if start:
-        say(f"resumed: {start.name}, after epoch {start.epoch} of {plan.epochs}")
+        say(f"note: resumed from {start.name}, after epoch {start.epoch} of {plan.epochs}")
+    elif resume:
+        say("note: there is no checkpoint to go on from: training begins with the first epoch")
     try:
         end = training.go_on(start)
     except BaseException:
@@ -115,13 +120,17 @@ def train(
     return end
 
 
-def _resumed(trainer: Trainer, run: RunPaths, *, say: Callable[[str], object]) -> tuple[Checkpoint | None, Past]:
-    """Put the trainer where the newest usable checkpoint left it."""
+def _resumed(
+    trainer: Trainer, run: RunPaths, *, data: Fingerprint, say: Callable[[str], object]
+) -> tuple[Checkpoint | None, Past]:
+    """Put the trainer where the newest usable checkpoint left it. Raises: HarnessError: that one had other data."""
     kept = Past()
 
     def use(checkpoint: Checkpoint) -> None:
         nonlocal kept
         state = checkpoints.load_state(checkpoint)
+        if checkpoints.data_of(state, where=checkpoint.folder) != data:
+            raise _other_data(run)  # no DataError: earlier checkpoints have the same fault
         past = curves.past(run, epoch=checkpoint.epoch, sha256=state.facts.get("metrics_sha256"))
         if past is None:
             raise DataError(f"metrics.ndjson does not have the rows of its {checkpoint.epoch} epochs any more.")
@@ -134,11 +143,20 @@ def _resumed(trainer: Trainer, run: RunPaths, *, say: Callable[[str], object]) -
     return checkpoints.latest(run, say=say, use=use), kept
 
 
+def _other_data(run: RunPaths) -> HarnessError:
+    return HarnessError(
+        f"The data changed since {run.folder} was started: its rows, its targets, or how they are split. A run has one "
+        f"dataset from its first epoch to its last. Put the data back as it was and type: {curves.resume_command(run)}, "
+        f"or start another run on the new data: {curves.again_command(run)}"
+    )
+
+
 @dataclass(frozen=True)
 class _Training:
     trainer: Trainer
     run: RunPaths
     plan: Plan
+    data: Fingerprint
     curves: Curves
     say: Callable[[str], object]
     should_stop: Callable[[], bool]
@@ -167,7 +185,8 @@ class _Training:
     def _save(self, epoch: int, *, final: bool = False) -> None:
         self.curves.sync()
         state = self.trainer.state()
-        state = replace(state, facts={**state.facts, "metrics_sha256": self.curves.sha256})
+        kept = {"metrics_sha256": self.curves.sha256, "data": self.data.to_json()}
+        state = replace(state, facts={**state.facts, **kept})
         checkpoints.save(self.run, epoch, model=self.trainer.model, state=state, final=final)
 
 

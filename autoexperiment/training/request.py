@@ -22,6 +22,7 @@ class Request:
         result: the JSON file to write the answer of "evaluate" or "describe" to.
         resume: go on from the last complete checkpoint.
         checkpoint, split, metrics: of "evaluate": name, "train" | "val" | "test", and names or () for all.
+        own_dataset: of "evaluate": the dataset is meant to be the one that the run was trained on.
     """
 
     act: str
@@ -33,6 +34,7 @@ class Request:
     checkpoint: str = ""
     split: str = "test"
     metrics: Sequence[str] = field(default_factory=tuple)
+    own_dataset: bool = True
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

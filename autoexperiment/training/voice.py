@@ -32,8 +32,9 @@ class Voice:
         return voice
 
     def say(self, text: str) -> None:
-        """One line: line ends and what a terminal would act on become spaces."""
-        self.write(" ".join(visible(text).split()) + "\n")
+        """One line: line ends and what a terminal would act on become spaces, bytes that are no UTF-8 `\\udcff`."""
+        whole = text.encode("utf-8", "backslashreplace").decode()
+        self.write(" ".join(visible(whole).split()) + "\n")
 
     def write(self, text: str) -> None:
         """Text as it is. A reader that has gone away is no reason to stop training."""

@@ -1,0 +1,59 @@
+"""How numbers, parameters and goals are written."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+from autoexperiment.errors import UsageError, unknown
+from autoexperiment.goals import GOALS
+from autoexperiment.metrics import METRICS
+from autoexperiment.vocabulary import Goal
+
+LONGEST = 28
+
+
+def known_goal(metric: str) -> Goal | None:
+    """Which direction of a metric is better; None for one that is not known here."""
+    known = METRICS.get(metric)
+    return GOALS.get(metric) or (known.goal if known else None)
+
+
+def goal_of(metric: str, goal: Goal | str | None) -> Goal:
+    """Raises: UsageError: a word that is no goal, or none given for a metric that is not known."""
+    if goal is not None:
+        if goal not in tuple(Goal):
+            raise UsageError(unknown("goal", str(goal), tuple(Goal)))
+        return Goal(goal)
+    found = known_goal(metric)
+    if found is None:
+        raise UsageError(
+            f"Whether more or less of {metric!r} is better is not known here. Allowed: minimize, maximize. "
+            "Type: goal='minimize' or goal='maximize'"
+        )
+    return found
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def value_text(value: Any) -> str:
+    """A parameter's value for a label: short, printable, on one line."""
+    if value is None:
+        return "none"
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return f"{value:g}"
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    # cut in the middle: names that differ often do so at their end
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[-(LONGEST // 2 - 1) :]}"
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value_text(value)}" for name, value in params.items()) or "all runs"
+
+
+def plain(text: str) -> str:
+    """Text for matplotlib, which would otherwise read dollar signs as mathematics."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text).replace("$", r"\$")
