@@ -1,8 +1,9 @@
 """The history: `index.json` of an output folder, with one entry for each run directory. This module is its one writer.
 
 The index is a view, the run directories are the truth. What it misses, has too much, or says wrongly after a kill is
-mended whenever it is read; a lost or damaged one is made again. A run directory is a real folder (no link)
-`<experiment>/<timestamp>`; the entry of one that was removed goes with it.
+mended whenever it is read; a lost or damaged one is made again. What else is called `index.json` is left as it is, and
+nothing is entered beside it. A run directory is a real folder (no link) `<experiment>/<timestamp>`; the entry of one
+that was removed goes with it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ FILE_BYTES = 1_000_000  # of a file in a run directory
 MOST_METRICS, NAME_CHARACTERS = 64, 100
 _STAMP = re.compile(r"([0-9]{8}_[0-9]{6})(?:_([0-9]{1,4}))?")
 _HEAD, _FOOT = '{"runs": [', "]}"  # of the index's text, with a line for each entry between them
+_BEGIN = re.sub(r"\s", "", _HEAD).encode()
+_ROW = re.compile(rb'^\{"experiment": "[^\n]*"run_dir": "', re.MULTILINE)
 _NUMBERS = frozenset((int, float, type(None)))
 _CREATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}")
 _STATUSES = frozenset(str(status) for status in RunStatus)
@@ -85,7 +88,7 @@ def _is_entry(value: Any) -> bool:
         return False
     experiment, timestamp, created_at = value["experiment"], value["timestamp"], value["created_at"]
     return (
-        type(experiment) is type(timestamp) is type(created_at) is str
+        type(experiment) is type(timestamp) is type(created_at) is type(value["status"]) is str
         and value["run_dir"] == f"{experiment}/{timestamp}"
         and value["status"] in _STATUSES
         and _CREATED.fullmatch(created_at) is not None
@@ -102,11 +105,17 @@ def _is_metrics(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Index:
-    """The index as it stands there. `is_damaged`: a file is there, and it is none that this module wrote."""
+    """The index as it stands there.
+
+    Attributes:
+        is_damaged: a file is there, and it is not as this module writes them.
+        is_foreign: it never was one of this module's, either.
+    """
 
     entries: dict[str, Entry]
     count: int = 0
     is_damaged: bool = False
+    is_foreign: bool = False
 
     def says(self, found: Sequence[Entry]) -> bool:
         """Whether it says this, in any order."""
@@ -116,16 +125,51 @@ class _Index:
 
 def _read(outputs: OutputPaths) -> _Index:
     blob = read_plain(outputs.index, INDEX_BYTES)
-    if blob is None:
-        return _Index({}, is_damaged=os.path.lexists(outputs.index))
-    try:
+    runs = None if blob is None else _listed_runs(blob)
+    if runs is not None and all(map(_is_entry, runs)):
+        return _Index({run["run_dir"]: run for run in runs}, len(runs))
+    return _Index({}, is_damaged=os.path.lexists(outputs.index), is_foreign=_is_foreign(outputs))
+
+
+def _listed_runs(blob: bytes) -> list[Any] | None:
+    """The list of runs in an index's bytes; None when there is none."""
+    with contextlib.suppress(ValueError, RecursionError, LookupError, TypeError, OverflowError):
         runs = load_json(blob)["runs"]
-        is_sound = isinstance(runs, list) and all(map(_is_entry, runs))
-    except (ValueError, RecursionError, LookupError, TypeError, OverflowError):
-        is_sound = False
-    if not is_sound:
-        return _Index({}, is_damaged=True)
-    return _Index({run["run_dir"]: run for run in runs}, len(runs))
+        return runs if isinstance(runs, list) else None
+    return None
+
+
+def _is_foreign(outputs: OutputPaths) -> bool:
+    """Whether something is in the index's place that never was one. Of a sound one only the beginning is looked at."""
+    blob = read_plain(outputs.index, INDEX_BYTES)
+    if blob is None:
+        return os.path.lexists(outputs.index)
+    return not (_was_ours(blob) or _listed_runs(blob) is not None)
+
+
+def _was_ours(blob: bytes) -> bool:
+    """Whether this is what a crash may leave of an index: nothing, zero bytes, its beginning, or lines of it."""
+    begin = b"".join(blob[:200].split()).rstrip(b"\0")[: len(_BEGIN)]
+    is_torn = begin == _BEGIN or (_BEGIN.startswith(begin) and not blob[200:].strip(b"\0"))
+    return is_torn or _ROW.search(blob) is not None
+
+
+def check_index(outputs: OutputPaths) -> None:
+    """Raises: HarnessError: what is called `index.json` in this folder is something else, so no run can be entered."""
+    if _is_foreign(outputs):
+        raise _foreign(outputs)
+
+
+def _foreign(outputs: OutputPaths) -> HarnessError:
+    return HarnessError(
+        f"{outputs.index} is not an index of runs, and is left as it is. In a folder of runs that name is the index's. "
+        "Move the file, or keep the runs in a folder of their own: --set output.directory=outputs"
+    )
+
+
+def count_runs(outputs: OutputPaths) -> int:
+    """How many runs the index of a folder has, as it stands there; 0 without one."""
+    return _read(outputs).count
 
 
 # ---- what is true: the run directories
@@ -278,6 +322,8 @@ def _keep_time(entry: Entry, known: str) -> None:
 
 
 def _write(outputs: OutputPaths, entries: Sequence[Entry], before: _Index) -> None:
+    if before.is_foreign:
+        raise _foreign(outputs)
     if before.is_damaged:
         _set_aside(outputs.index)
     write_atomic(outputs.index, render(entries))
@@ -302,8 +348,10 @@ def record_run(
     Args:
         created_at: None: what the folder's name says. An entry that is there keeps the time it was given first.
         final_metrics: NaN, infinity and what is no number become null.
-    Raises: Locked: another process has been writing for a minute. OSError.
+    Raises: HarnessError: `index.json` is not an index of runs; it is left as it is. Locked: another process has been
+        writing for a minute. OSError.
     """
+    check_index(outputs)  # before the lock's file is made there
     began = _local(created_at) if created_at else _created_at(run.folder.name) or _local(datetime.now())
     entry = _entry(run, began, status, _metrics(final_metrics))
     with _locked(outputs, WRITE_LOCK_S):
@@ -336,14 +384,15 @@ def sync(outputs: OutputPaths) -> list[Entry]:
     """Make the index true; returns what it then says, oldest first.
 
     Runs that it misses are entered, those whose folder is gone leave it, and one that it calls running while its lock is
-    free gets the status of its summary, or "interrupted". A folder that may only be read is read.
+    free gets the status of its summary, or "interrupted". A folder that may only be read, or whose `index.json` is
+    something else, is read.
     Raises: OSError: the folder can't be read.
     """
     index = _read(outputs)
     found = _true(outputs, index.entries)
-    if index.says(found):
+    if index.says(found) or index.is_foreign:
         return found
-    with contextlib.suppress(Locked, OSError), _locked(outputs, READ_LOCK_S):
+    with contextlib.suppress(Locked, HarnessError, OSError), _locked(outputs, READ_LOCK_S):
         index = _read(outputs)
         found = _true(outputs, index.entries)
         _write(outputs, found, index)
@@ -353,10 +402,11 @@ def sync(outputs: OutputPaths) -> list[Entry]:
 def rebuild(outputs: OutputPaths) -> list[Entry]:
     """Look at every run directory again and write the index anew; only the times of entries that it has are kept.
 
-    Raises: HarnessError: there is no such folder. Locked. OSError.
+    Raises: HarnessError: there is no such folder, or its `index.json` is something else. Locked. OSError.
     """
     if not outputs.root.is_dir():
         raise HarnessError(f"There is no folder {outputs.root}. Name the one that holds runs: --output-dir outputs")
+    check_index(outputs)
     with _locked(outputs, WRITE_LOCK_S):
         index = _read(outputs)
         found = _true(outputs, index.entries, is_all_new=True)
@@ -376,6 +426,17 @@ def list_all_runs(index: Path) -> list[Entry]:
     if Path(index).name != outputs.index.name:
         raise HarnessError(f"{index} is no index. Allowed: the index.json of an output folder, as outputs/index.json.")
     return sync(outputs)
+
+
+def read_run(run: RunPaths) -> Entry:
+    """The entry of one run by its own files, wherever its folder lies; no index is written.
+
+    `created_at`: what the index beside it says, else what its folder's name says, else the time of its files.
+    """
+    known = _read(OutputPaths(run.folder.parent.parent)).entries.get(f"{run.folder.parent.name}/{run.folder.name}")
+    created_at = known["created_at"] if known else _created_at(run.folder.name)
+    changed = datetime.fromtimestamp(run.folder.stat().st_mtime)
+    return _entry(run, created_at or _local(changed), *_state(run))
 
 
 def get_runs_by_experiment(index: Path, experiment: str) -> list[Entry]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from autoexperiment import failpoint, history, seeding
-from autoexperiment.errors import Locked
+from autoexperiment.errors import HarnessError, Locked
 from autoexperiment.evaluation import CASES
 from autoexperiment.files import Lock
 from autoexperiment.ledger import Experiment
@@ -137,7 +137,7 @@ def one_run(work: Measuring) -> Run:
 
 def _enter_history(session: Session, paths: RunPaths, run: Run, began: datetime) -> None:
     """Enter a run into the index of outputs/. A failure costs nothing: whoever reads the index mends it."""
-    with contextlib.suppress(OSError, Locked):
+    with contextlib.suppress(OSError, Locked, HarnessError):
         history.record_run(
             OutputPaths(session.project.outputs), paths,
             status=RunStatus.of(run.outcome), created_at=began, final_metrics=run.metrics,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoexperiment import trainer
+from autoexperiment import history, trainer
 from autoexperiment.errors import ConfigError, DataError, HarnessError
 from autoexperiment.files import read_json
 from autoexperiment.paths import OutputPaths
@@ -63,6 +63,7 @@ def make_plan(config: ExperimentConfig, *, root: Path) -> ExperimentPlan:
 
     outputs = OutputPaths(check_output(config, root))
     _check_writable(outputs.root, config.output.directory)
+    history.check_index(outputs)
     facts, faults = look(config.to_json(), root)
     if facts is None or faults:
         raise refuse(faults)

@@ -263,7 +263,7 @@ class Warden:
             os.dup2(output, 1)
             os.dup2(output, 2)
             set_all([getattr(signal, name) for name in RESET if hasattr(signal, name)], signal.SIG_DFL)
-
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a blocked signal would stay blocked over the exec
             os.chdir(self.spec["cwd"])
             os.execvpe(command[0], command, self.spec["env"])
         except (OSError, ValueError) as error:

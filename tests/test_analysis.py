@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from autoexperiment.analysis import best_config, compute_ci_df, parameter_importance, plot_sweep_metric
+from autoexperiment.analysis.extra import need
 from autoexperiment.errors import HarnessError, UsageError
 
 
@@ -211,6 +213,14 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
                 call()
         assert f"need {library}, which is not installed" in str(caught.value)
         assert "pip install 'autoexperiment[sweep]'" in str(caught.value)
+
+
+def test_a_broken_library_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_library.py").write_text("import no_such_dependency\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+        need("broken_library")
 
 
 def test_importing_the_package_loads_no_library_of_the_extra_and_drawing_no_pyplot() -> None:

@@ -18,8 +18,6 @@ def run(command: list[str], folder: Path, home: Path) -> str:
     home.mkdir(exist_ok=True)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**git_environment(home), "PATH": path, "LANG": "C.UTF-8"}
-    if "PYTHONPATH" in os.environ:
-        environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
     answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-2000:]
     return answer.stdout
@@ -41,4 +39,4 @@ def test_every_block_of_the_page_runs(tmp_path: Path) -> None:
     assert "best accuracy (maximize): learning_rate=0.01, depth=4" in out
     assert "seed noise" in out
     assert (workspace / "learning_rate.png").stat().st_size > 10_000
-    assert b"not run" not in (workspace / "heatmap.svg").read_bytes()
+    assert b"<svg" in (workspace / "heatmap.svg").read_bytes()

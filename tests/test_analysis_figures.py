@@ -122,6 +122,17 @@ def test_nothing_failed_means_no_word_of_failure() -> None:
     assert "run without a number" not in texts(figure)
 
 
+def test_infinity_is_a_failure_and_not_a_point() -> None:
+    df = grid()
+    df.loc[0, "loss"] = np.inf
+
+    figure = plot_sweep_metric(df, "lr", "loss")
+
+    assert lines(figure, "missing")[0].get_xdata().tolist() == [1e-4]
+    assert np.isnan(lines(figure, "runs")[0].get_ydata()).sum() == 1
+    assert not np.isinf(lines(figure, "runs")[0].get_ydata()).any()
+
+
 def test_single_runs_have_a_point_and_no_bar() -> None:
     df = grid().query("seed == 0 and depth == 2")
 
@@ -324,7 +335,7 @@ def test_a_map_of_a_random_search_is_refused() -> None:
         (lambda df: plot_sweep_metric(df, x="lr", y="loss"), "plot_sweep_metric() has no parameter 'x'. Here it is 'x_col'"),
         (lambda df: plot_sweep_metric(df, x_col="lr", y="loss"), "Type: plot_sweep_metric(df, y_col=…)"),
         (lambda df: plot_sweep_metric(df, "lr", "loss", color="depth"), "Here it is 'group_col'"),
-        (lambda df: plot_sweep_metric(df, "lr", "loss", error_bars=True), "confidence intervals; a single run has none"),
+        (lambda df: plot_sweep_metric(df, "lr", "loss", error_bars=True), "() has no parameter 'error_bars'. The bars are"),
         (lambda df: plot_sweep_metric(df, "lr", "loss", titel="T"), "Did you mean 'title'?"),
         (lambda df: plot_sweep_metrics(df, "lr", y=["loss"]), "Here it is 'y_cols'"),
         (lambda df: plot_sweep_heatmap(df, x_col="lr", y_col="depth", values="loss"), "Here it is 'value_col'"),

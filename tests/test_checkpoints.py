@@ -178,6 +178,15 @@ def test_names_are_in_the_order_of_their_epochs_and_nothing_else_counts(tmp_path
     assert found == ["checkpoint_epoch_2", "checkpoint_epoch_9", "checkpoint_epoch_10", "checkpoint_final"]
 
 
+def test_links_are_no_checkpoints(tmp_path: Path) -> None:
+    run = RunPaths(tmp_path)
+    save(tmp_path, 1)
+    (run.checkpoints / "checkpoint_epoch_2").symlink_to(run.checkpoints / "checkpoint_epoch_1")
+    run.final_checkpoint.symlink_to(run.checkpoints / "checkpoint_epoch_1")
+
+    assert checkpoints.names(run) == ["checkpoint_epoch_1"]
+
+
 def test_the_newest_sound_one_is_the_latest_and_the_others_are_named(tmp_path: Path) -> None:
     for epoch in (1, 2, 10):
         save(tmp_path, epoch)

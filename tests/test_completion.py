@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ def shell_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m autoexperiment "$@"\n')
     program.chmod(0o755)
     (tmp_path / "outputs" / RUN).mkdir(parents=True)
+    summary = {"status": "completed", "final_metrics": {"epoch": 1, "loss": 0.5, "val_loss": 0.5}}
+    (tmp_path / "outputs" / RUN / "summary.json").write_text(json.dumps(summary))
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -48,6 +51,11 @@ def asked(shell: str, words: str, position: int) -> str:
         (("mlx", "history", "show", ""), {RUN}),
         (("mlx", "history", "list", "--experiment", "tu"), {"tune-a"}),
         (("mlx", "history", "show", "--output-dir", "nowhere", ""), set()),
+        (("mlx", "history", "best", "--metric", ""), {"loss", "val_loss"}),
+        (("mlx", "history", "best", "--experiment", "tune-a", "--metric", "v"), {"val_loss"}),
+        (("mlx", "history", "best", "--experiment", "other", "--metric", ""), set()),
+        (("mlx", "schema", ""), {"protocol", "experiment"}),
+        (("mlx", "schema", "ex"), {"experiment"}),
         (("mlx", "completion", ""), {"bash", "zsh", "fish"}),
     ],
 )

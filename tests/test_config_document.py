@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ from config_documents import CLASSES, CONFIGS, GONE, LOADER, MLP, SMALL, TABLE, 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autoexperiment.config import ConfigLoader
-from autoexperiment.config.document import check_output
+from autoexperiment.config import ConfigLoader, ExperimentConfig
+from autoexperiment.config.document import LinearRegression, Training, check_output
 from autoexperiment.config.schema import json_schema
 from autoexperiment.errors import ConfigError
 
@@ -63,13 +64,17 @@ PLAIN: list[tuple[dict[str, Any], str, str]] = [
     ({f"{DATA}.n_informative": 0}, f"{DATA}.n_informative", "or null for all features"),
     ({f"{DATA}.noise_std": -0.1}, f"{DATA}.noise_std", "non-negative number, got -0.1"),
     ({f"{DATA}.noise_std": True}, f"{DATA}.noise_std", "non-negative number, got true"),
-    ({f"{DATA}.noise_std": 1e31}, f"{DATA}.noise_std", "0 to 1e+30"),
+    ({f"{DATA}.noise_std": 1e31}, f"{DATA}.noise_std", "0 to 1e+15"),
     ({f"{DATA}.noise": 0.1}, f"{DATA}.noise", "Did you mean 'noise_std'?"),
     ({f"{DATA}.seed": -1}, f"{DATA}.seed", "0 to 9223372036854775807"),
     ({f"{DATA}.seed": 2**63}, f"{DATA}.seed", "0 to 9223372036854775807"),
     ({f"{DATA}.seed": None}, f"{DATA}.seed", "non-negative integer, got null"),
     ({"dataset": CLASSES, f"{DATA}.n_classes": 1}, f"{DATA}.n_classes", "integer >= 2"),
     ({"dataset": CLASSES, f"{DATA}.class_sep": 0}, f"{DATA}.class_sep", "positive number, got 0"),
+    ({"dataset": CLASSES, f"{DATA}.class_sep": 1e300}, f"{DATA}.class_sep", "1e-30 to 1e+15"),
+    ({"dataset": {"name": "mnist"}, "dataset.test_fraction": 0.1}, "dataset.test_fraction",
+     "Key 'test_fraction' with 0.1 does not apply to dataset 'mnist'. Leave it out"),
+    ({"dataset": {"name": "cifar100"}, "dataset.test_fraction": 0}, "dataset.test_fraction", "does not apply to"),
     ({"dataset": CLASSES, f"{DATA}.noise_std": 1}, f"{DATA}.noise_std", "Unknown key 'noise_std' in 'dataset.params'"),
     ({"dataset": {"name": "custom"}}, "dataset.path", "Dataset 'custom' requires 'path'"),
     ({"dataset": {"name": "custom", "path": None}}, "dataset.path", "or 'loader' (module:Class)"),
@@ -125,9 +130,6 @@ PLAIN: list[tuple[dict[str, Any], str, str]] = [
     ({"output.save_checkpoints": "true"}, "output.save_checkpoints", "Write it without quotation marks: true"),
     ({"output.checkpoint_frequency": 0}, "output.checkpoint_frequency", "positive integer"),
     ({"output.save_logs": None}, "output.save_logs", "true or false, got null"),
-]  # fmt: skip
-# rules between fields, and of names, which no schema says
-RULES: list[tuple[dict[str, Any], str, str]] = [
     ({"name": "CON"}, "name", "device on Windows"),
     ({"name": "com1.x"}, "name", "device on Windows"),
     ({"name": "Index.json"}, "name", "the history's file"),
@@ -135,6 +137,29 @@ RULES: list[tuple[dict[str, Any], str, str]] = [
     ({"description": "a\x1b[2J"}, "description", "printable"),
     ({"description": "a\u202eb"}, "description", "printable"),
     ({"output.directory": "a\u202eb"}, "output.directory", "printable"),
+    ({"dataset": TABLE, "dataset.path": "a.xlsx"}, "dataset.path", ".csv, .npy, .npz, .parquet"),
+    ({"dataset": TABLE, "dataset.path": "~/a.csv"}, "dataset.path", "'~'"),
+    ({"dataset": TABLE, "dataset.path": "a\n.csv"}, "dataset.path", "printable"),
+    ({"dataset": TABLE, f"{DATA}.url": "https://h/x.csv"}, f"{DATA}.url", "'url' needs 'sha256'"),
+    ({"output.directory": "../runs"}, "output.directory", "resolves outside the workspace"),
+    ({"output.directory": "a/../../runs"}, "output.directory", "resolves outside the workspace"),
+    ({"output.directory": "a/.git/x"}, "output.directory", "the part '.git'"),
+    ({"output.directory": "a./x"}, "output.directory", "the part 'a.'"),
+    ({"output.directory": "nul"}, "output.directory", "the part 'nul'"),
+    ({"output.directory": "x" * 1025}, "output.directory", "1 to 1024"),
+    ({"name": "index.json.bak"}, "name", "the history's file"),
+    ({"dataset": {"name": "mnist", "path": "~/mnist"}}, "dataset.path", "'~'"),
+    ({"dataset": {"name": "cifar100", "path": "a\x1bb"}}, "dataset.path", "printable"),
+    ({"dataset": TABLE, f"{DATA}.url": "https://h/x.csv", f"{DATA}.sha256": None}, f"{DATA}.url", "'url' needs 'sha256'"),
+    ({"output.directory": ".GIT"}, "output.directory", "the part '.GIT'"),
+    ({"output.directory": "runs/COM1.x"}, "output.directory", "the part 'COM1.x'"),
+    ({"output.directory": "a /b"}, "output.directory", "the part 'a '"),
+    ({"output.directory": "./.."}, "output.directory", "resolves outside the workspace"),
+    ({"output.directory": "a/b/c/../../../.."}, "output.directory", "resolves outside the workspace"),
+    ({"output.directory": "a/b/../c/./..//../.."}, "output.directory", "resolves outside the workspace"),
+]  # fmt: skip
+# rules between fields and others that no schema says
+RULES: list[tuple[dict[str, Any], str, str]] = [
     ({"dataset.val_fraction": 0.5, "dataset.test_fraction": 0.5}, "dataset.test_fraction", "Their sum must be below 1"),
     ({f"{DATA}.n_informative": 6}, f"{DATA}.n_informative", "'n_informative' (6) cannot exceed 'n_features' (5)"),
     ({f"{DATA}.noise_std": float("nan")}, f"{DATA}.noise_std", "got nan"),
@@ -145,21 +170,17 @@ RULES: list[tuple[dict[str, Any], str, str]] = [
     ({"dataset": CLASSES, f"{DATA}.n_samples": 3, f"{DATA}.n_classes": 4}, f"{DATA}.n_classes",
      "'n_samples' (3) must be >= 'n_classes' (4)"),
     ({"dataset": CLASSES, f"{DATA}.n_samples": 1}, f"{DATA}.n_classes", "'n_samples' (1) must be >= 'n_classes' (2)"),
-    ({"dataset": TABLE, "dataset.path": "a.xlsx"}, "dataset.path", ".csv, .npy, .npz, .parquet"),
-    ({"dataset": TABLE, "dataset.path": "~/a.csv"}, "dataset.path", "'~'"),
-    ({"dataset": TABLE, "dataset.path": "a\n.csv"}, "dataset.path", "printable"),
-    ({"dataset": TABLE, f"{DATA}.url": "https://h/x.csv"}, f"{DATA}.url", "'url' needs 'sha256'"),
+    ({"dataset": TABLE, "dataset.path": "folder", f"{DATA}.sha256": "a" * 64}, DATA,
+     "'sha256' in 'params' needs a file, and dataset.path is a folder. Name a file of the types .csv"),
+    ({"dataset": TABLE, "dataset.path": "a.csv/", f"{DATA}.download": True}, DATA, "'download' in 'params' needs a file"),
+    ({"dataset": TABLE, "dataset.path": "f", f"{DATA}.sha256": "a" * 64, f"{DATA}.url": "https://h/x"}, DATA,
+     "'sha256', 'url' in 'params' needs a file"),
     ({"dataset": LOADER, f"{DATA}.x": [1, {"y": float("nan")}]}, f"{DATA}.x", "without NaN and infinity"),
     ({"dataset": LOADER, f"{DATA}.x": {1, 2}}, f"{DATA}.x", "a value of JSON"),
     ({"dataset": LOADER, f"{DATA}.x": {1: 2}}, f"{DATA}.x", "a value of JSON"),
     ({"model": MLP, f"{MODEL}.output_activation": "softmax"}, f"{MODEL}.output_activation", "softmax of one output"),
     ({"model": MLP, f"{MODEL}.layer_sizes": [100_000, 10_001, 1]}, f"{MODEL}.layer_sizes", "Allowed: up to 1000000000"),
-    ({"output.directory": "../runs"}, "output.directory", "resolves outside the workspace"),
-    ({"output.directory": "a/../../runs"}, "output.directory", "resolves outside the workspace"),
-    ({"output.directory": "a/.git/x"}, "output.directory", "the part '.git'"),
-    ({"output.directory": "a./x"}, "output.directory", "the part 'a.'"),
-    ({"output.directory": "nul"}, "output.directory", "the part 'nul'"),
-    ({"output.directory": "x" * 1025}, "output.directory", "1 to 1024"),
+    ({"output.directory": "a/b/c/d/../../../../.."}, "output.directory", "resolves outside the workspace"),
 ]  # fmt: skip
 SOUND: list[dict[str, Any]] = [
     {},
@@ -187,6 +208,10 @@ SOUND: list[dict[str, Any]] = [
     {"dataset": LOADER, DATA: {"anything": [None, {"a": 1}], "seed": 1, "normalize": True, "model_config": 1, "_x": 2}},
     {"dataset": {"name": "mnist", "path": "not~a-home", "params": {"normalize": False}}},
     {"dataset": {"name": "cifar10"}},
+    {"dataset": {"name": "mnist"}, "dataset.test_fraction": None},
+    {"dataset": TABLE, f"{DATA}.sha256": "a" * 64},
+    {"dataset": TABLE, "dataset.path": "folder", f"{DATA}.download": False, f"{DATA}.sha256": None},
+    {f"{DATA}.noise_std": 1e15},
     {"dataset": {"name": "cifar100", "params": {"labels": "coarse"}}},
     {"model": MLP, f"{MODEL}.output_activation": None},
     {"model": MLP, f"{MODEL}.layer_sizes": [5, 3, 2], f"{MODEL}.output_activation": "softmax"},
@@ -195,6 +220,8 @@ SOUND: list[dict[str, Any]] = [
     {"training.learning_rate": 1, "training.timeout_s": 0.5},
     {"output.directory": "a/../b"},
     {"output.directory": "."},
+    {"output.directory": "./a.b/...c/.gitignore/console/nul-x/../x/../../y"},
+    {"dataset": TABLE, f"{DATA}.url": None},
 ]
 RANDOM = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
@@ -402,6 +429,48 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path, taken: str) 
         output_of(tmp_path, "runs")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": "/tmp/x"}, {"name": "../../x"}, {"name": "a\0b"}, {"name": ""}, {"name": "CON"}, {"name": "x" * 5000},
+     {"directory": "/tmp/x"}, {"directory": "../x"}, {"directory": "a\0b"}, {"directory": ""}, {"directory": ".git"}],
+)  # fmt: skip
+def test_names_that_no_configuration_has_are_refused_in_a_copy_too(tmp_path: Path, changes: dict[str, str]) -> None:
+    config = ConfigLoader.load_from_dict(SMALL)
+    output = config.output.model_copy(update=changes)
+    copy = config.model_copy(update={"output": output} if "directory" in changes else changes)
+
+    with pytest.raises(ConfigError, match=r"Invalid value for '(name|directory)'"):
+        check_output(copy, tmp_path)
+
+
+# made from Python
+
+
+def test_a_configuration_that_is_made_directly_is_one() -> None:
+    parts = {
+        "dataset": SMALL["dataset"],
+        "model": LinearRegression(name="linear_regression"),
+        "training": Training(epochs=3),
+    }
+
+    made = ExperimentConfig(name="first", **parts)
+
+    assert made == ConfigLoader.load_from_dict(changed({"training.epochs": 3, "model.params": {}}))
+    assert pickle.loads(pickle.dumps(made)) == made == made.model_copy()
+
+
+@pytest.mark.parametrize(("changes", "place", "word"), [*PLAIN, *RULES])
+def test_a_configuration_made_directly_is_refused_in_the_loaders_words(
+    changes: dict[str, Any], place: str, word: str
+) -> None:
+    wrong = changed(changes)
+
+    with pytest.raises(ConfigError) as caught:
+        ExperimentConfig(**wrong)
+
+    assert str(caught.value) == "\n  - ".join(["Configuration validation failed:", *faults(wrong)])
+
+
 # the JSON Schema
 
 
@@ -440,6 +509,28 @@ def test_the_schema_accepts_every_sound_configuration_and_its_whole_form(value: 
 
     assert accepted(value)
     assert accepted(whole)
+
+
+# where the rules for names turn, piece by piece
+_PIECES = ["con", "COM1", "lpt", "nul", ".git", ".Git", "index.json", "autoresearch-", "Autoresearch", "..", ".", "/", "a",
+           "-", " ", "~", "\x1b", "\n", "\t", "\u202e", "é", "😀", "\\"]  # fmt: skip
+PIECED = st.lists(st.sampled_from(_PIECES), min_size=1, max_size=7).map("".join)
+
+
+@settings(RANDOM, max_examples=400)
+@given(PIECED, st.sampled_from(["name", "description", "output.directory"]))
+def test_the_schema_refuses_the_texts_that_the_loader_refuses(text: str, place: str) -> None:
+    value = changed({place: text})
+
+    assert accepted(value) == (not faults(value))
+
+
+@settings(RANDOM, max_examples=200)
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "a.b", ".c"]), min_size=1, max_size=7).map("/".join))
+def test_the_schema_follows_folders_that_are_left_again(directory: str) -> None:
+    value = changed({"output.directory": directory})
+
+    assert accepted(value) == (not faults(value))
 
 
 def test_the_schema_has_keywords_of_its_draft_only() -> None:

@@ -77,6 +77,12 @@ def test_a_file_of_one_experiment_is_that_experiment(tmp_path: Path, name: str, 
     assert [config.name for config in ConfigLoader.load_all(path)] == ["first"]
 
 
+@pytest.mark.parametrize("kind", ["jsn", ".yaml", "JSON", "", None])
+def test_a_text_of_an_unknown_kind_is_refused(kind: Any) -> None:
+    with pytest.raises(ConfigError, match=r"Unknown kind of text '.*'\. Known: json, yaml\."):
+        ConfigLoader.load_from_text(TEXT, kind)
+
+
 def test_the_example_of_the_guide_is_a_configuration() -> None:
     text = (
         "name: example-experiment\ndescription: Brief description\ndataset:\n  name: synthetic_regression\n"

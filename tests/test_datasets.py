@@ -106,6 +106,17 @@ def test_pictures_are_normalised_unless_told_otherwise(tmp_path: Path) -> None:
     assert plain.min() >= 0 and plain.max() <= 1
 
 
+def test_pictures_have_no_test_fraction(tmp_path: Path) -> None:
+    pictures.write_cifar10(tmp_path, 10, 10, seed=0)
+    given_, none = ({**spec_of("cifar10", path=".", seed=3), "test_fraction": fraction} for fraction in (0.5, None))
+
+    one, other = (load(spec, root=tmp_path) for spec in (given_, none))
+
+    assert one.fingerprint == other.fingerprint
+    assert sizes(none, other.facts) == {"train": 45, "val": 5, "test": 10}
+    assert len(other.test) == 10
+
+
 def test_a_file_is_normalised_when_asked(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.random.default_rng(0).random((50, 4)) * 100)
 
@@ -224,6 +235,8 @@ def test_paths_start_at_the_root_and_may_be_absolute(tmp_path: Path) -> None:
         ("t.csv", {"task": "clustering"}, "Unknown task 'clustering'"),
         ("t.npz", {"target": "y"}, "the targets come from the array y"),
         ("folder", {"target": 1}, "the targets come from y.npy"),
+        ("folder", {"sha256": "0" * 64}, "folder is a folder"),
+        ("folder", {"download": True}, "are for a single file"),
         ("t.npy", {"target": "y"}, "no names of columns"),
         ("t.npy", {"target": 3}, "Target column 3"),
         ("t.npy", {"sha256": "0" * 64}, "does not have the SHA-256"),
@@ -312,7 +325,7 @@ def test_what_must_be_fetched_is_known_before_it_is(tmp_path: Path, cache: Path)
             spec_of("cifar10", download=True),
             spec_of(path="t.csv", **file),
             spec_of(path="there.csv", **file),
-            spec_of(path="t.csv"),
+            spec_of(path="t.csv", **{**file, "download": False}),
             spec_of("synthetic_regression"),
             spec_of(loader="nowhere:Rows", download=True),
         )

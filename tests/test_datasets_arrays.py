@@ -184,6 +184,20 @@ def test_targets_that_are_no_classes_are_refused(tmp_path: Path, y: Any, words: 
     assert words in refusal(path, task="classification")
 
 
+@pytest.mark.filterwarnings("error")
+def test_short_floats_are_class_numbers_of_any_number_of_rows(tmp_path: Path) -> None:
+    path = save_folder(tmp_path / "data", np.ones((70_000, 1)), (np.arange(70_000) % 3).astype(np.float16))
+
+    assert load(path, task="classification").y.tolist() == [0, 1, 2] * 23_333 + [0]
+
+
+@pytest.mark.parametrize("shape", [(20, 0), (0, 3), (20, 0, 4, 1)])
+def test_an_array_without_numbers_is_refused_as_what_it_is(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = save_folder(tmp_path / "data", np.ones(shape), np.ones(len(np.ones(shape))))
+
+    assert f"its shape is {shape}. At least one row with one number is needed." in refusal(path)
+
+
 def test_names_are_no_targets_of_a_regression(tmp_path: Path) -> None:
     path = save_folder(tmp_path / "data", np.ones((2, 2)), ["a", "b"])
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import autoexperiment.models.losses  # noqa: F401  # MLX, which cannot be imported again after `clean_imports`
 from autoexperiment.datasets import BaseDataset, describe, load
 from autoexperiment.datasets.base import Facts
 from autoexperiment.errors import DataError
@@ -196,6 +197,24 @@ def test_the_users_own_refusal_passes_as_it_is(tmp_path: Path) -> None:
         ("return np.ones((3, 2)), np.ones(3)", "regression", "load() gave a tuple"),
         ("return None", "regression", "load() gave a NoneType"),
         ("return Table([[1.0]], [1.0])", "regression", "must be numpy arrays"),
+        ("return Table(np.ones((3, 2)), [1.0, 2.0, 3.0])", "regression", "and one is a list"),
+        ("import mlx.core as mx; return Table(mx.ones((3, 2)), np.ones(3))", "regression", "one is a mlx.core.array"),
+        ("return Table(np.ma.masked_less(np.ones((3, 2)), 2), np.ones(3))", "regression", "MaskedArray"),
+        ("return Table(np.ones((3, 0)), np.ones(3))", "regression", "a row has no numbers"),
+        ("return Table(np.ones((3, 1)), np.array([0, 2, 1]), classes=('a', 'b'))", "classification", "classes is ('a'"),
+        (
+            "return Table(np.ones((3, 1)), np.array([0, 1, 1]), classes=('a', 'a'))",
+            "classification",
+            "a different text",
+        ),
+        ("return Table(np.ones((3, 1)), np.array([0, 1, 1]), classes=('a', 1))", "classification", "a different text"),
+        (
+            "return Table(np.ones((3, 1)), np.array([0, 1, 1]), classes=np.ones(2))",
+            "classification",
+            "a different text",
+        ),
+        ("return Table(np.ones((3, 1)), np.array([0, 1, 1]), classes=None)", "classification", "a different text"),
+        ("return Table(np.ones((3, 1)), np.ones(3), classes=('a', 'b'))", "regression", "in a classification"),
         ("return Table(np.ones((3, 2)), np.ones(4))", "regression", "y has shape (4,)"),
         ("return Table(np.ones((3, 2), object), np.ones(3))", "regression", "type object"),
         ("return Table(np.ones((3, 2)), np.array(['a', 'b', 'c']))", "regression", "y holds <U1"),
@@ -225,6 +244,32 @@ def test_rows_that_the_class_marks_as_its_test_set_stay_it(tmp_path: Path) -> No
 
     assert splits.test.rows.tolist() == list(range(20, 30))
     assert splits.facts.n_classes == 3
+
+
+def test_a_class_may_name_its_classes(tmp_path: Path) -> None:
+    body = "return Table(np.ones((4, 2)), np.array([0, 1, 1, 0]), classes=('no', 'yes', 'perhaps'))"
+    write_load(tmp_path, body, task="classification")
+
+    assert load(spec_of(), root=tmp_path).facts == Facts("classification", 4, (2,), 3, classes=("no", "yes", "perhaps"))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        "Facts('classification', 4, (2,), 2)",
+        "Facts('classification', 4, (2,), 2, classes=['no', 'maybe'])",
+        "Facts('classification', 4, (2,), 3, classes=['no', 'yes'])",
+    ],
+)
+def test_names_that_the_table_does_not_have_are_refused(tmp_path: Path, facts: str) -> None:
+    body = "return Table(np.ones((4, 2)), np.array([0, 1, 1, 0]), classes=('no', 'yes'))"
+    path = write_load(tmp_path, body, task="classification")
+    path.write_text(path.read_text() + OWN_FACTS.format(facts=facts))
+
+    assert "Make the two agree" in refusal(tmp_path)
+    path.write_text(path.read_text().replace(facts, "Facts('classification', 4, [2], 2, classes=['no', 'yes'])"))
+    del sys.modules["my_data"]
+    assert load(spec_of(), root=tmp_path).facts.classes == ("no", "yes")
 
 
 OWN_FACTS = """

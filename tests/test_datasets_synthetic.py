@@ -214,3 +214,38 @@ def test_all_faults_are_named_at_once() -> None:
 def test_a_bad_seed_for_generate_is_refused(kind: Any) -> None:
     with pytest.raises(DataError, match="'seed'"):
         kind().generate(seed=-3)
+
+
+def test_the_classes_stand_in_another_order_in_each_column() -> None:
+    centres = SyntheticClassificationDataset(n_classes=6, n_features=8).centres()
+
+    orders = {tuple(np.argsort(column)) for column in centres.T}
+
+    # 8 random orders of 6 classes: that any two are the same has a chance of 28 in 720
+    assert len(orders) == 8
+
+
+@pytest.mark.parametrize("value", [10**400, 1e16, 1e308])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(SyntheticRegressionDataset, "noise_std"), (SyntheticClassificationDataset, "class_sep")]
+)
+def test_numbers_that_overflow_are_refused(kind: Any, name: str, value: Any) -> None:
+    with pytest.raises(DataError, match=f"'{name}': must be .* number up to 1e\\+15, got "):
+        kind(**{name: value})
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_largest_numbers_fit_a_float32() -> None:
+    X, _ = SyntheticClassificationDataset(n_samples=40, n_classes=40, n_features=2, class_sep=1e15).generate()
+    _, y = SyntheticRegressionDataset(n_samples=40, noise_std=1e15).generate()
+
+    assert np.isfinite(X.astype(np.float32)).all() and np.isfinite(y.astype(np.float32)).all()
+
+
+def test_parameters_may_be_numbers_of_numpy() -> None:
+    few = SyntheticRegressionDataset(np.int64(5), n_features=np.int32(2), noise_std=np.float32(0.5), seed=np.uint8(7))  # type: ignore[arg-type]
+    classes = SyntheticClassificationDataset(n_samples=np.int64(9), n_classes=np.int64(3))  # type: ignore[arg-type]
+
+    assert few.generate()[0].tolist() == SyntheticRegressionDataset(5, 2, noise_std=0.5, seed=7).generate()[0].tolist()
+    assert few.generate(seed=np.int64(3))[1].shape == (5,)  # type: ignore[arg-type]
+    assert [type(value) for value in (*vars(few).values(), classes.n_classes)] == [int, int, int, float, int, int]

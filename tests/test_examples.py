@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,12 @@ LEARNED: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    place = Workspace.make(tmp_path)
+def place(tmp_path: Path) -> Iterator[Workspace]:
+    with Workspace.of(tmp_path) as place:
+        yield filled(place)
+
+
+def filled(place: Workspace) -> Workspace:
     shutil.copytree(EXAMPLES, place.root / "experiments", ignore=shutil.ignore_patterns("__pycache__"))
     write_mnist(place.root / "data" / "mnist", 320, 64, 7, side=12)
     return place

@@ -156,6 +156,31 @@ def test_an_optimizer_is_the_one_of_mlx(name: str) -> None:
     assert not np.allclose(np.array(flat), np.array(start), atol=0.1)
 
 
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "adamw"])
+def test_the_smallest_gradients_are_divided_by_epsilon_as_its_source_says(name: str) -> None:
+    import mlx.core as mx
+
+    rule, start, rate = RULES[name], mx.array([1.0, 2.0]), 0.5
+    flat, slots = start, tuple(mx.zeros_like(start) for _ in range(rule.n_slots))
+    gradient = np.array([1e-9, -3e-9])
+    place, mean, square = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    for step in range(1, 4):
+        scalars = [mx.array(value) for value in rule.scalars(step, rate)]
+        flat, *rest = rule.update(flat, mx.array(gradient, mx.float32), slots, scalars)
+        slots = tuple(rest)
+        if name == "rmsprop":
+            square = 0.99 * square + 0.01 * gradient**2
+            place = place - rate * gradient / (np.sqrt(square) + 1e-8)
+            continue
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        place = place * (1 - rate * 0.01 if name == "adamw" else 1)
+        place = place - rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+
+    # the gradients are a tenth of epsilon: were it another number, so would each step be
+    assert np.array(flat) == pytest.approx(place, rel=1e-5)
+    assert np.abs(np.array(flat) - [1.0, 2.0]).min() > 0.01
+
+
 @pytest.mark.parametrize("l2", [0.0, 30.0])
 def test_a_step_of_gradient_descent_is_the_one_worked_out_by_hand(tmp_path: Path, l2: float) -> None:
     model = {"name": "linear_regression", "params": {"use_gradient_descent": True, "l2_regularization": l2}}
@@ -234,6 +259,18 @@ def test_a_step_that_is_replayed_is_the_step() -> None:
     assert replay._replay not in (None, replay._advance)
     for name, array in arrays_of(direct).items():
         assert array.tobytes() == arrays_of(replay)[name].tobytes()
+
+
+@pytest.mark.parametrize("batch_size", [32, 33, 1000])
+def test_a_batch_of_all_rows_is_replayed_too(batch_size: int) -> None:
+    what = config(MLP, batch_size=batch_size)
+    splits = splits_of(what)
+    trainer = Descent(models.make(MLP, splits.facts), splits, what["training"], should_stop=lambda: False)
+    assert len(splits.train) == 32
+
+    trainer.epoch(1)
+
+    assert trainer._replay not in (None, trainer._advance)
 
 
 def arrays_of(trainer: Descent) -> dict[str, Any]:
@@ -582,6 +619,34 @@ def test_a_checkpoint_of_another_model_is_passed_over(tmp_path: Path) -> None:
     assert end.exit_code == 0
     assert sum("it is of another model" in line for line in said) == 4
     assert not any("resumed" in line for line in said)
+
+
+def test_an_earlier_checkpoint_in_the_place_of_the_final_one_is_passed_over(tmp_path: Path) -> None:
+    def spoil(run: Path) -> None:
+        shutil.rmtree(run / "checkpoints" / "checkpoint_final")
+        shutil.copytree(run / "checkpoints" / "checkpoint_epoch_1", run / "checkpoints" / "checkpoint_final")
+
+    said, is_same = spoiled(tmp_path, config(MLP), spoil)
+
+    assert is_same
+    assert "holds the checkpoint of epoch 1, and the run's last is 3" in said[0]
+    assert "note: resumed from checkpoint_epoch_3, after epoch 3 of 3" in said
+
+
+def test_a_checkpoint_holds_the_scaling_of_its_data(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.random.default_rng(0).normal(7, 3, size=(40, trainings.FEATURES + 1)))
+    for name, normalize in (("scaled", True), ("plain", False)):
+        what = config(MLP, trainings.custom("../t.npy", normalize=normalize))
+        (tmp_path / name).mkdir()
+        trained(tmp_path / name, what)
+
+    saved = model_of(tmp_path / "scaled").scaling
+    rows = datasets.load(trainings.custom("t.npy"), root=tmp_path).train.rows
+
+    assert model_of(tmp_path / "plain").config()["scaling"] is None
+    train = np.load(tmp_path / "t.npy")[rows, :-1]
+    assert saved.divisor == 1.0
+    assert saved.mean == pytest.approx(train.mean(axis=0)) and saved.deviation == pytest.approx(train.std(axis=0))
 
 
 def test_a_state_of_another_optimizer_is_passed_over(tmp_path: Path) -> None:

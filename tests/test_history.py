@@ -282,10 +282,12 @@ def test_an_index_cut_or_changed_at_any_byte_costs_no_run(outputs: OutputPaths) 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", "[]", "null", '{"runs": {}}', '{"runs": [7]}', '{"runs": [{}]}', '{"runs": NaN}', "[" * 100_000,
+    ["", "{", "\n", "\0" * 5000, '{"runs": [7]}', '{"runs": [{}]}', '{\n  "runs" : [\n    {"expe',
+     '{"version": 1, "runs": [{}]}', '{"runs": [' + "[" * 100_000, '{"runs": [' + "\0" * 5000,
+     "\0" * 5000 + '\n{"experiment": "e", "timestamp": "t", "run_dir": "e/t", "cre',
      '{"runs": [{"experiment": "e", "timestamp": "t", "run_dir": "e/t", "created_at": "2025-11-22T14:30:25.123456"}]}'],
 )  # fmt: skip
-def test_what_is_no_index_is_kept_aside_and_made_again(outputs: OutputPaths, text: str) -> None:
+def test_what_is_left_of_an_index_is_kept_aside_and_made_again(outputs: OutputPaths, text: str) -> None:
     outputs.index.write_text(text)
     make_run(outputs, summary=completed(1.0))
 
@@ -335,28 +337,81 @@ def test_a_damaged_index_is_put_aside_though_there_are_no_runs(outputs: OutputPa
 
 def test_every_damaged_index_is_kept(outputs: OutputPaths) -> None:
     make_run(outputs)
-    for text in ("one", "two"):
+    for text in ('{"ru', '{"runs": [1'):
         outputs.index.write_text(text)
         history.list_all_runs(outputs.index)
 
-    assert (outputs.root / "index.damaged.json").read_text() == "one"
-    assert (outputs.root / "index.damaged_2.json").read_text() == "two"
+    assert (outputs.root / "index.damaged.json").read_text() == '{"ru'
+    assert (outputs.root / "index.damaged_2.json").read_text() == '{"runs": [1'
 
 
-def test_an_index_that_is_a_folder_or_a_link_is_put_aside(outputs: OutputPaths, tmp_path: Path) -> None:
-    make_run(outputs)
+STRANGE = [
+    '{"title": "My site", "pages": []}', "{}", "[]", "null", "hello", '{"runs": {}}', '{"runs": NaN}', "[" * 100_000,
+    '{"data": "\0\0"}', "\ufeff{}", '{"' + " " * 300, "\0" * 300 + "text",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STRANGE, ids=range(len(STRANGE)))
+def test_a_file_of_somebody_else_is_left_as_it_is_and_the_runs_are_shown(outputs: OutputPaths, text: str) -> None:
+    outputs.index.write_text(text)
+    run = make_run(outputs, summary=completed(1.0))
+
+    for write in (lambda: record(outputs, run), lambda: history.rebuild(outputs), lambda: history.check_index(outputs)):
+        with pytest.raises(
+            HarnessError, match=r"index\.json is not an index of runs, .* --set output\.directory=outputs"
+        ):
+            write()
+
+    assert states(outputs) == {f"first/{STAMP}": "completed"}
+    assert outputs.index.read_text() == text
+    assert sorted(item.name for item in outputs.root.iterdir()) == ["first", "index.json"]
+
+
+def test_a_folder_or_a_link_in_the_place_of_the_index_is_left_as_it_is(outputs: OutputPaths, tmp_path: Path) -> None:
+    run = make_run(outputs, summary=completed(1.0))
     elsewhere = tmp_path / "elsewhere.json"
     elsewhere.write_text('{"runs": []}')
     outputs.index.mkdir()
     first = states(outputs)
-    outputs.index.unlink()
+    outputs.index.rmdir()
     outputs.index.symlink_to(elsewhere)
 
-    second = states(outputs)
+    with pytest.raises(HarnessError, match="is not an index of runs"):
+        record(outputs, run)
 
-    assert first == second == {f"first/{STAMP}": "interrupted"}
-    assert not outputs.index.is_symlink()
+    assert first == states(outputs) == {f"first/{STAMP}": "completed"}
+    assert outputs.index.is_symlink()
     assert elsewhere.read_text() == '{"runs": []}'
+
+
+def test_a_file_that_takes_the_indexs_place_meanwhile_is_left_as_it_is(
+    outputs: OutputPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, locked = make_run(outputs, summary=completed(1.0)), history._locked
+
+    def overtaken(*words: Any) -> Any:
+        outputs.index.write_text("of somebody else")
+        return locked(*words)
+
+    monkeypatch.setattr(history, "_locked", overtaken)
+    for write in (lambda: record(outputs, run), lambda: history.rebuild(outputs)):
+        outputs.index.unlink(missing_ok=True)
+        with pytest.raises(HarnessError, match="is not an index of runs"):
+            write()
+
+    outputs.index.unlink()
+    assert states(outputs) == {f"first/{STAMP}": "completed"}
+    assert outputs.index.read_text() == "of somebody else"
+
+
+def test_an_index_of_no_runs_is_one(outputs: OutputPaths) -> None:
+    outputs.index.write_text('{"runs": []}')
+
+    history.check_index(outputs)
+    record(outputs, make_run(outputs), loss=1.0)
+
+    assert len(read(outputs)) == history.count_runs(outputs) == 1
+    assert not (outputs.root / "index.damaged.json").exists()
 
 
 def test_a_sound_index_is_not_written_when_it_is_read(outputs: OutputPaths) -> None:
@@ -649,6 +704,39 @@ def test_an_empty_history_says_what_to_type(tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "outputs").exists()
 
 
+def test_an_empty_history_names_the_folders_that_have_runs(
+    outputs: OutputPaths, monkeypatch: pytest.MonkeyPatch, ask: Any
+) -> None:
+    monkeypatch.chdir(outputs.root.parent)
+    for name, count in (("my runs", 1), ("runs", 3), ("b", 0), (".hidden", 2)):
+        for n in range(count):
+            folder = OutputPaths(outputs.root.parent / name)
+            record(folder, make_run(folder, stamp=f"2025010{n + 1}_000000"))
+    (outputs.root.parent / "site").mkdir()
+    (outputs.root.parent / "site" / "index.json").write_text('{"pages": 7}')
+
+    assert ask() == (
+        f"There are no runs in {outputs.root}. Make one: mlx run-experiment --config FILE\n"
+        "my runs/ has 1: mlx history --output-dir 'my runs'\nruns/ has 3: mlx history --output-dir runs\n"
+    )
+    assert len(ask("--output-dir", "runs").splitlines()) == 4
+    record(outputs, make_run(outputs))
+    assert "--output-dir" not in ask()
+
+
+def test_an_empty_folder_whose_index_cannot_be_mended_does_not_name_itself(
+    outputs: OutputPaths, monkeypatch: pytest.MonkeyPatch, ask: Any
+) -> None:
+    monkeypatch.chdir(outputs.root.parent)
+    run = make_run(outputs)
+    record(outputs, run)
+    shutil.rmtree(run.folder)
+    outputs.index_lock.unlink()
+    outputs.index_lock.mkdir()
+
+    assert ask() == f"There are no runs in {outputs.root}. Make one: mlx run-experiment --config FILE\n"
+
+
 def test_output_dir_is_found_from_here_and_from_the_root(
     lab: OutputPaths, monkeypatch: pytest.MonkeyPatch, ask: Any
 ) -> None:
@@ -682,6 +770,70 @@ def test_a_run_is_shown_by_path_name_or_timestamp(lab: OutputPaths, ask: Any, wo
     ]  # fmt: skip
 
 
+def test_a_run_of_another_output_folder_is_shown_by_its_path(
+    lab: OutputPaths, monkeypatch: pytest.MonkeyPatch, ask: Any
+) -> None:
+    other = OutputPaths(lab.root.parent / "runs")
+    run = make_run(other, "far", config={"name": "far"}, summary=completed(0.125))
+    loops = make_run(other, "autoresearch-t", run={"outcome": "ok", "metrics": {"val_bpb": 1.5}})
+
+    facts = json.loads(ask("show", f"runs/far/{STAMP}/", "--json"))
+
+    assert (facts["folder"], facts["final_metrics"]) == (str(run.folder), {"epoch": 10, "loss": 0.125})
+    assert (facts["status"], facts["created_at"]) == ("completed", "2025-11-22T14:30:25.000000")
+    assert "val_bpb  1.5" in ask("show", str(loops.folder))
+    monkeypatch.chdir(run.folder)
+    assert json.loads(ask("show", ".", "--json")) == facts
+    assert sorted(item.name for item in other.root.iterdir()) == ["autoresearch-t", "far"]
+
+
+def test_the_time_of_a_run_elsewhere_is_the_one_it_was_given(lab: OutputPaths, ask: Any) -> None:
+    other = OutputPaths(lab.root.parent / "runs")
+    record(other, make_run(other, "known", config={}), loss=1.0)
+    copy = make_run(other, "copied", "by-hand", config={}, summary=completed(1.0))
+    os.utime(copy.folder, (0, datetime(2025, 1, 2, 3, 4, 5).timestamp()))
+
+    assert BEGAN.isoformat() in ask("show", f"runs/known/{STAMP}")
+    assert "2025-01-02T03:04:05.000000" in ask("show", "runs/copied/by-hand")
+
+
+def test_a_folder_that_is_no_run_is_not_shown(lab: OutputPaths, ask: Any) -> None:
+    (lab.root.parent / "notes" / STAMP).mkdir(parents=True)
+
+    assert "Run directory not found" in ask("show", f"notes/{STAMP}", code=1)
+    assert "Run directory not found" in ask("show", "x" * 5000, code=1)
+
+
+def test_checkpoints_and_evaluations_stand_in_the_order_of_their_epochs(lab: OutputPaths, ask: Any) -> None:
+    run = make_run(lab, "many", config={"name": "many"})
+    names = [*(f"checkpoint_epoch_{n}" for n in range(1, 121)), "checkpoint_final"]
+    for name in reversed(names):
+        (run.checkpoints / name).mkdir(parents=True)
+        (run.checkpoints / name / "manifest.json").write_text("{}")
+    for name in (
+        "checkpoint_final.test",
+        "checkpoint_epoch_10.val",
+        "checkpoint_epoch_9.val",
+        "checkpoint_epoch_9.test",
+    ):
+        checkpoint, _, split = name.partition(".")
+        answer = {"checkpoint": checkpoint, "split": split, "metrics": {}}
+        (run.checkpoints / f"{name}.json").write_text(json.dumps(answer))
+
+    facts = json.loads(ask("show", STAMP, "--json"))
+    said = ask("show", STAMP).splitlines()
+
+    assert facts["checkpoints"] == names
+    assert [(one["checkpoint"], one["split"]) for one in facts["evaluations"]] == [
+        ("checkpoint_epoch_9", "test"), ("checkpoint_epoch_9", "val"), ("checkpoint_epoch_10", "val"),
+        ("checkpoint_final", "test"),
+    ]  # fmt: skip
+    start = said.index("checkpoints")
+    assert [line.strip() for line in said[start + 1 : start + 102]] == [
+        *names[:50], "… and 21 more: --json", *names[-50:],
+    ]  # fmt: skip
+
+
 def test_show_speaks_json_and_says_why_and_how_sure(lab: OutputPaths, ask: Any) -> None:
     failed = json.loads(ask("show", "20250103_000000", "--json"))
     done = json.loads(ask("show", "tune-b/20250102_000000", "--json"))
@@ -709,6 +861,34 @@ def test_the_best_run_is_found_by_the_metrics_goal(lab: OutputPaths, ask: Any) -
     assert ask("best", "--goal", "maximize").startswith("tune-a/20250101_000000: loss 0.5\n")
     assert ask("best", "--metric", "val_bpb").startswith("autoresearch-t/20250104_000000: val_bpb 1.25\n")
     assert json.loads(ask("best", "--experiment", "tune-a", "--json"))["value"] == 0.5
+
+
+def test_without_a_completed_run_there_is_no_best_and_the_counts_are_said(
+    lab: OutputPaths, monkeypatch: pytest.MonkeyPatch, ask: Any
+) -> None:
+    make_run(lab, "div", summary={"status": "diverged", "final_metrics": {"loss": None}})
+    make_run(lab, "div", f"{STAMP}_2", summary={"status": "failed", "final_metrics": None})
+    (lab.root.parent / "empty").mkdir()
+
+    assert ask("best", "--experiment", "div", code=1) == (
+        "Error: No completed run of 'div' (1 diverged, 1 failed). See why one ended: mlx history show RUN\n"
+    )
+    assert ask("best", "--output-dir", "empty", code=1).startswith("Error: There are no runs in empty. Make one:")
+    for name in ("tune-a", "tune-b", "autoresearch-t"):
+        shutil.rmtree(lab.root / name)
+    assert f"No completed run in {lab.root} (1 diverged, 1 failed)." in ask("best", code=1)
+
+
+@pytest.mark.parametrize("metric", ["mse", "rmse", "mae", "r2", "log_loss", "f1", "confusion_matrix"])
+def test_a_metric_of_evaluations_has_no_best_and_it_is_said_where_it_stands(
+    lab: OutputPaths, ask: Any, metric: str
+) -> None:
+    assert ask("best", "--experiment", "tune-a", "--metric", metric, code=1) == (
+        f"Error: No completed run has {metric!r}: it is a metric of evaluations, and best goes by the final metrics of "
+        "runs: loss, val_accuracy. Evaluations of a run: mlx history show RUN\n"
+    )
+    make_run(lab, "own", summary=completed(1.0, **{metric: 3.0}))
+    assert ask("best", "--metric", metric, "--goal", "minimize").startswith(f"own/{STAMP}: {metric} 3\n")
 
 
 def test_a_metric_without_a_known_goal_asks_for_one(lab: OutputPaths, ask: Any) -> None:
@@ -742,6 +922,20 @@ def test_runs_are_compared_by_what_differs(lab: OutputPaths, ask: Any) -> None:
     make_run(lab, "equal", summary=completed(0.5))
     equal = json.loads(ask("compare", "20250101_000000", STAMP, "--json"))
     assert equal["metrics"]["loss"] == {"values": [0.5, 0.5], "goal": "minimize", "best": None}
+
+
+def test_runs_of_two_output_folders_are_compared(lab: OutputPaths, ask: Any) -> None:
+    other = OutputPaths(lab.root.parent / "runs")
+    far = make_run(other, "tune-a", "20250101_000000", config={"name": "far"}, summary=completed(0.125))
+    words = ("compare", "tune-a/20250101_000000", "runs/tune-a/20250101_000000")
+
+    said, told = ask(*words), json.loads(ask(*words, "--json"))
+
+    assert said.split()[:2] == ["tune-a/20250101_000000", "runs/tune-a/20250101_000000"]
+    assert ["loss", "(minimize)", "0.5", "0.125", "*"] in [line.split() for line in said.splitlines()]
+    assert told["metrics"]["loss"]["best"] == told["runs"][1]["label"] == "runs/tune-a/20250101_000000"
+    assert [run["folder"] for run in told["runs"]] == [str(lab.root / "tune-a" / "20250101_000000"), str(far.folder)]
+    assert "Name two or more different ones" in ask("compare", words[2], str(far.folder), code=1)
 
 
 def test_rebuild_says_what_it_found(lab: OutputPaths, ask: Any) -> None:

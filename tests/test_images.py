@@ -554,13 +554,6 @@ def test_facts_of_loaded_pictures_are_not_read_again(tmp_path: Path) -> None:
     assert dataset.facts() == before
 
 
-def test_what_splitting_needs_is_kept(tmp_path: Path) -> None:
-    dataset = ImageDataset("mnist", tmp_path, normalize=False, seed=7)
-
-    assert (dataset.normalize, dataset.seed) == (False, 7)
-    assert (ImageDataset("mnist", tmp_path).normalize, ImageDataset("mnist", tmp_path).seed) == (True, 42)
-
-
 def test_unknown_words_are_refused_with_the_nearest(tmp_path: Path) -> None:
     assert "Did you mean 'mnist'?" in refusal(lambda: ImageDataset("mnits", tmp_path))
     assert "Did you mean 'coarse'?" in refusal(lambda: ImageDataset("cifar100", tmp_path, labels="course"))

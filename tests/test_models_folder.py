@@ -17,6 +17,7 @@ from autoexperiment import models
 from autoexperiment.datasets.base import Facts
 from autoexperiment.errors import DataError
 from autoexperiment.models import MLP, LinearRegression, Network, ResNet
+from autoexperiment.models import folder as folders
 
 Array = np.ndarray[Any, Any]
 PICTURES = Facts("classification", 0, (8, 8, 1), 3)
@@ -210,7 +211,6 @@ def test_configuration_that_is_not_ours_is_refused(saved: Path, changes: dict[st
         (b"[]", "no model's configuration"),
         (b"null", "no model's configuration"),
         (b"{}", "no model's configuration"),
-        (b" " * 1_000_001, "longer than 1,000,000 bytes"),
     ],
 )
 def test_configuration_that_is_no_json_object_is_refused(saved: Path, text: bytes, message: str) -> None:
@@ -346,3 +346,34 @@ def test_what_is_no_plain_file_is_refused(saved: Path, name: str, kind: str) -> 
 def test_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere/config\.json is missing"):
         LinearRegression().load(tmp_path / "nowhere")
+
+
+def test_a_configuration_without_end_is_not_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "_CONFIG_BYTES", 1000)
+    (saved / "config.json").write_bytes(b" " * 1001)
+
+    with pytest.raises(DataError, match="longer than 1,000 bytes"):
+        models.load(saved)
+
+
+def test_names_of_classes_come_back(tmp_path: Path) -> None:
+    facts = Facts("classification", 0, (4,), 2, classes=("no", "yes"))
+    MLP([4, 2], facts=facts).save(tmp_path)
+
+    assert models.load(tmp_path).facts == facts
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "a"], ["a", 1], "ab", None, {"a": 0, "b": 1}])
+def test_names_that_are_not_one_for_each_class_are_refused(tmp_path: Path, names: Any) -> None:
+    MLP([4, 2]).save(tmp_path)
+    rewrite(tmp_path, classes=names)
+
+    with pytest.raises(DataError, match="wrong kind"):
+        models.load(tmp_path)
+
+
+def test_a_model_without_weights_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="linear_regression has no weights yet, so there is nothing to save"):
+        LinearRegression().save(tmp_path / "model")
+
+    assert not (tmp_path / "model").exists()

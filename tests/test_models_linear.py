@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -306,3 +307,19 @@ def test_closed_form_does_without_mlx(tmp_path: Path) -> None:
     answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
 
     assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["rows", "targets"])
+def test_what_is_no_number_is_not_called_an_overflow(bad: float, place: str) -> None:
+    X, y = np.ones((5, 2)), np.ones(5)
+    (X[3] if place == "rows" else y[3:])[:1] = bad
+
+    with pytest.raises(DataError, match="hold NaN or infinite numbers"):
+        LinearRegression().fit_closed_form([(X, y)])
+
+
+def test_parameters_may_be_numbers_of_numpy() -> None:
+    model = LinearRegression(np.int64(5), l2_regularization=np.float32(0.5), n_features=np.int64(3))  # type: ignore[arg-type]
+
+    assert json.loads(json.dumps(model.config())) == LinearRegression(5, l2_regularization=0.5, n_features=3).config()

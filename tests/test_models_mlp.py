@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
@@ -16,6 +15,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from autoexperiment.datasets.base import Facts
 from autoexperiment.errors import DataError
 from autoexperiment.models import MLP, network
+from autoexperiment.models.losses import mx  # after the BLAS: other tests compare bytes with other processes
 
 Array = np.ndarray[Any, Any]
 REGRESSION = Facts("regression", 0, (4,))
@@ -347,3 +347,34 @@ def test_arrays_that_do_not_fit_are_refused(change: Any, message: str) -> None:
 
     with pytest.raises(DataError, match=message):
         model.set_arrays(arrays)
+
+
+@pytest.mark.parametrize("head", ["two logits", "logits", "one against the rest"])
+def test_the_largest_output_is_predicted_where_probabilities_are_rounded_to_a_tie(head: str) -> None:
+    facts, n_outputs, output_activation = HEADS[head]
+    model = MLP([4, n_outputs], output_activation=output_activation, facts=facts)
+    bias = np.full(n_outputs, 99.5, np.float32)
+    bias[0], bias[-1] = 100.0, 100.000008  # sigmoids and the shares of both round to the same number
+    model.set_arrays({"layer_0_weights": np.zeros((4, n_outputs), np.float32), "layer_0_bias": bias})
+
+    numbers, shares = model.classify(np.ones((2, 4)))
+
+    assert numbers.tolist() == model.predict(np.ones((2, 4))).tolist() == [n_outputs - 1] * 2
+    assert model.correct(model.forward(model.parameters(), mx.ones((2, 4))), mx.array([n_outputs - 1] * 2)).item() == 2
+    np.testing.assert_array_equal(shares, model.predict_proba(np.ones((2, 4))))
+
+
+@pytest.mark.parametrize(("logit", "predicted"), [(1e-30, 1), (0.0, 0), (-1e-30, 0)])
+def test_one_logit_is_class_1_above_zero(logit: float, predicted: int) -> None:
+    model = MLP([4, 1], output_activation="sigmoid", facts=classes(2))
+    model.set_arrays({"layer_0_weights": np.zeros((4, 1), np.float32), "layer_0_bias": np.array([logit], np.float32)})
+
+    assert model.predict(np.ones((1, 4))).tolist() == [predicted]
+    assert model.predict_proba(np.ones((1, 4))).tolist() == [[0.5, 0.5]]
+
+
+def test_sizes_may_be_numbers_of_numpy() -> None:
+    model = MLP(list(np.array([4, 2])), seed=np.int64(3), l2_regularization=np.float64(0.5))  # type: ignore[arg-type]
+
+    assert model.params() == MLP([4, 2], seed=3, l2_regularization=0.5).params()
+    assert {type(size) for size in model.params()["layer_sizes"]} == {int}

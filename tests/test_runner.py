@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from autoexperiment.errors import ConfigError, HarnessError
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    return Workspace.make(tmp_path)
+def place(tmp_path: Path) -> Iterator[Workspace]:
+    with Workspace.of(tmp_path) as place:
+        yield place
 
 
 def changed(config: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
@@ -318,7 +320,7 @@ def test_diverged_run_is_not_gone_on_with(place: Workspace) -> None:
 
     printed = place.mlx("run-experiment", "--resume", summary["run_dir"], code=1)
 
-    assert "diverged" in printed and "learning_rate" in printed
+    assert "would do so again" in printed and "learning_rate" in printed
 
 
 def test_run_that_is_going_on_is_not_resumed(place: Workspace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,14 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def scored(task: str, y: Array, predicted: Array, *, n_classes: int = 0, batch: int = 7) -> dict[str, Any]:
-    """All metrics, from batches of this size."""
+    """All metrics, from batches of this size. Args: predicted: numbers, or the probabilities of the classes."""
     sums = Scores.for_task(task, n_classes)
     for start in range(0, len(y), batch):
-        sums.add(y[start : start + batch], predicted[start : start + batch])
+        here = slice(start, start + batch)
+        if task == "classification":
+            sums.add(y[here], predicted[here].argmax(axis=1), predicted[here])
+        else:
+            sums.add(y[here], predicted[here])
     return sums.result()
 
 
@@ -135,7 +140,7 @@ def test_nothing_is_defined_without_rows() -> None:
     numbers = Scores.for_task("regression", 0)
     numbers.add(np.empty(0), np.empty(0))
     classes = Scores.for_task("classification", 3)
-    classes.add(np.empty(0, np.int32), np.empty((0, 3)))
+    classes.add(np.empty(0, np.int32), np.empty(0, np.int32), np.empty((0, 3)))
 
     assert set(numbers.result().values()) == {None}
     assert classes.result() == {"accuracy": None, "log_loss": None, "f1": None, "confusion_matrix": [[0, 0, 0]] * 3}
@@ -192,19 +197,43 @@ def test_unknown_metric_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "y", "predicted"),
+    ("task", "y", "predicted", "shares"),
     [
-        ("regression", np.zeros(2), np.zeros(3)),
-        ("regression", np.zeros((2, 1)), np.zeros((2, 1))),  # would broadcast against (2,) elsewhere
-        ("classification", np.zeros(2, int), np.zeros((2, 2))),
-        ("classification", np.zeros((3, 1), int), np.zeros((3, 3))),
-        ("classification", np.array([0, 3]), np.zeros((2, 3))),
-        ("classification", np.array([-1, 0]), np.zeros((2, 3))),
+        ("regression", np.zeros(2), np.zeros(3), None),
+        ("regression", np.zeros((2, 1)), np.zeros((2, 1)), None),  # would broadcast against (2,) elsewhere
+        ("classification", np.zeros(2, int), np.zeros(2, int), np.zeros((2, 2))),
+        ("classification", np.zeros(2, int), np.zeros(2, int), None),
+        ("classification", np.zeros((3, 1), int), np.zeros(3, int), np.zeros((3, 3))),
+        ("classification", np.zeros(3, int), np.zeros((3, 1), int), np.zeros((3, 3))),
+        ("classification", np.zeros(3, int), np.zeros(1, int), np.zeros((3, 3))),
+        ("classification", np.array([0, 3]), np.zeros(2, int), np.zeros((2, 3))),
+        ("classification", np.array([-1, 0]), np.zeros(2, int), np.zeros((2, 3))),
+        ("classification", np.zeros(2, int), np.array([0, 3]), np.zeros((2, 3))),
+        ("classification", np.zeros(2, int), np.array([-1, 0]), np.zeros((2, 3))),
     ],
 )
-def test_what_does_not_fit_together_is_refused(task: str, y: Array, predicted: Array) -> None:
+def test_what_does_not_fit_together_is_refused(task: str, y: Array, predicted: Array, shares: Array | None) -> None:
     with pytest.raises(DataError, match=r"Needed|Allowed"):
-        Scores.for_task(task, 3).add(y, predicted)
+        Scores.for_task(task, 3).add(y, predicted, shares)
+
+
+def test_the_class_counts_that_was_predicted_where_probabilities_tie() -> None:
+    sums = Scores.for_task("classification", 2)
+
+    sums.add(np.array([1, 1]), np.array([1, 1]), np.full((2, 2), 0.5))
+
+    assert sums.result(["accuracy", "confusion_matrix"]) == {"accuracy": 1.0, "confusion_matrix": [[0, 0], [0, 2]]}
+
+
+def test_a_batch_takes_no_memory_for_every_pair_of_classes() -> None:
+    sums = Scores.for_task("classification", 2000)
+    tracemalloc.start()
+
+    sums.add(np.arange(10), np.arange(10), np.full((10, 2000), 1 / 2000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 4_000_000  # the matrix itself has 32 MB
 
 
 def test_known_names_are_those_of_the_result() -> None:

@@ -13,7 +13,8 @@ from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
 from autoexperiment.datasets import soundness
 from autoexperiment.datasets.base import CLASSIFICATION, REGRESSION, Facts, Table
-from autoexperiment.datasets.splits import Part, Splits, draw, moments, split
+from autoexperiment.datasets.scaling import moments
+from autoexperiment.datasets.splits import Part, Splits, draw, split
 from autoexperiment.datasets.streams import stream
 from autoexperiment.datasets.synthetic import SyntheticClassificationDataset
 
@@ -224,7 +225,7 @@ def test_a_view_of_any_layout_gives_the_same_batches_as_a_copy(normalize: bool) 
 
 def test_only_rows_of_the_batch_are_copied_from_a_view() -> None:
     wide = np.zeros((1 << 20, 9))[:, :8]  # 64 MB if somebody copies it
-    part = Part(Table(wide, np.zeros(len(wide))), np.arange(100), scaling=splits_of(np.ones((9, 2))).train._scaling,
+    part = Part(Table(wide, np.zeros(len(wide))), np.arange(100), scaling=splits_of(np.ones((9, 2))).train.scaling,
                 is_classification=False)  # fmt: skip
 
     tracemalloc.start()

@@ -308,7 +308,7 @@ def test_what_a_killed_conversion_left_is_removed(tmp_path: Path, cache: Path) -
 
     assert load(tmp_path / "t.csv").X.tolist() == [[1], [3]]
     assert folders(cache) == [folder]
-    assert sorted(file.name for file in folder.iterdir()) == ["X.npy", "y.npy"]
+    assert sorted(file.name for file in folder.iterdir()) == ["X.npy", "classes.json", "y.npy"]
 
 
 def test_a_damaged_conversion_is_made_again(tmp_path: Path, cache: Path) -> None:
@@ -324,9 +324,10 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, cache: 
     path = tmp_path / "t.csv"
     path.write_text("1,2\n")
 
-    def write(folder: Path) -> None:
+    def write(folder: Path) -> tuple[str, ...]:
         tables.write_rows(folder, delimited.read(path, target=None, has_labels=False), name="t")
         path.write_text("1,3\n")
+        return ()
 
     with pytest.raises(DataError, match="changed while it was read"):
         tables.converted(path, options="", write=write)
@@ -339,10 +340,10 @@ def test_two_at_once_convert_once(tmp_path: Path) -> None:
     writes: list[int] = []
     tables_found: list[Any] = []
 
-    def write(folder: Path) -> None:
+    def write(folder: Path) -> tuple[str, ...]:
         writes.append(1)
         time.sleep(0.2)  # long enough for the other one to come
-        tables.write_rows(folder, delimited.read(path, target=None, has_labels=False), name="t")
+        return tables.write_rows(folder, delimited.read(path, target=None, has_labels=False), name="t")
 
     threads = [
         threading.Thread(target=lambda: tables_found.append(tables.converted(path, options="", write=write)))
@@ -354,7 +355,7 @@ def test_two_at_once_convert_once(tmp_path: Path) -> None:
         thread.join()
 
     assert len(writes) == 1
-    assert [X.tolist() for X, _ in tables_found] == [[[1]], [[1]]]
+    assert [X.tolist() for X, _, _ in tables_found] == [[[1]], [[1]]]
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -476,3 +477,100 @@ def test_the_extra_that_the_message_names_has_pyarrow() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
     assert any(requirement.startswith("pyarrow") for requirement in extras["parquet"])
+
+
+# ---- names of classes
+
+
+def written(path: Path, labels: list[str]) -> Path:
+    """A file of any type, with these targets as text."""
+    X = np.arange(float(len(labels)))[:, None]
+    if path.suffix == ".csv":
+        path.write_text("".join(f"{x},{label}\n" for (x,), label in zip(X, labels, strict=True)))
+    elif path.suffix == ".parquet":
+        write_parquet(path, {"x": X[:, 0], "y": labels})
+    elif path.suffix == ".npz":
+        np.savez(path, X=X, y=np.array(labels))
+    elif path.suffix == ".zip":
+        path = path.with_suffix(".npz")
+        np.savez_compressed(path, X=X, y=np.array(labels))
+    else:
+        path.mkdir()
+        np.save(path / "X.npy", X)
+        np.save(path / "y.npy", np.array(labels))
+    return path
+
+
+FORMS = ["t.csv", "t.parquet", "t.npz", "t.zip", "folder"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("labels", "numbers", "names"),
+    [
+        (["10", "2", "0"] * 4, [10, 2, 0] * 4, ()),
+        (["1.0", "0.0"], [1, 0], ()),
+        ([" b", "a", "b ", "Z"], [2, 1, 2, 0], ("Z", "a", "b")),
+        (["é", "e"], [1, 0], ("e", "é")),
+    ],
+)
+def test_classes_as_text_mean_the_same_in_every_type_of_file(
+    tmp_path: Path, form: str, labels: list[str], numbers: list[int], names: tuple[str, ...]
+) -> None:
+    path = written(tmp_path / form, labels)
+
+    for _ in "ab":  # converted, and from the cache
+        table = load(path, task="classification")
+
+        assert (table.y.tolist(), table.classes, table.y.dtype) == (numbers, names, np.int32)
+    assert FileDataset(path, task="classification").facts().classes == names
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["0", "many"], "'many' among classes that are numbers"),
+        (["0", "-1"], "class '-1'"),
+        (["a", ""], "is empty"),
+        (["a", " "], "is empty"),
+    ],
+)
+def test_text_that_names_no_classes_is_refused_in_every_type_of_file(
+    tmp_path: Path, form: str, labels: list[str], words: str
+) -> None:
+    assert words in refusal(written(tmp_path / form, labels), task="classification")
+
+
+def test_an_empty_name_is_refused_with_its_row(tmp_path: Path) -> None:
+    assert "y is empty in row 2" in refusal(written(tmp_path / "folder", ["b", "a", "", "a"]), task="classification")
+
+
+def test_names_of_bytes_are_utf_8(tmp_path: Path) -> None:
+    for name, labels in (("good", [b"a", "ö".encode()]), ("bad", [b"a", b"\xff"])):
+        np.savez(tmp_path / f"{name}.npz", X=np.ones((2, 1)), y=np.array(labels))
+
+    assert load(tmp_path / "good.npz", task="classification").classes == ("a", "ö")
+    assert "class b'\\xff', which is not text in UTF-8" in refusal(tmp_path / "bad.npz", task="classification")
+
+
+@pytest.mark.parametrize("text", ["", "{}", '["a", "a"]', "[1]", "[" * 100_000])
+def test_damaged_names_of_a_conversion_are_made_again(tmp_path: Path, cache: Path, text: str) -> None:
+    path = written(tmp_path / "t.csv", ["b", "a"])
+    load(path, task="classification")
+    (folder,) = folders(cache)
+
+    (folder / "classes.json").write_text(text)
+
+    assert load(path, task="classification").classes == ("a", "b")
+    assert (folder / "classes.json").read_text() != text
+
+
+@pytest.mark.parametrize("target", ["x", "y"])
+def test_parquet_with_text_that_is_not_utf_8_is_refused(tmp_path: Path, target: str) -> None:
+    bad = arrow.StringArray.from_buffers(2, arrow.py_buffer(np.array([0, 1, 2], np.int32)), arrow.py_buffer(b"a\xff"))
+    write_parquet(tmp_path / "t.parquet", {"x": [1.0, 2.0], "y": bad})
+
+    message = refusal(tmp_path / "t.parquet", task="classification", target=target)
+
+    assert ("has text that is not UTF-8" if target == "y" else "has the type string") in message

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from autoexperiment import datasets, failure, models
 from autoexperiment.datasets.splits import Part
 from autoexperiment.errors import HarnessError
 from autoexperiment.training import child
-from autoexperiment.training.request import DESCRIBE, EVALUATE, Request
+from autoexperiment.training.request import DESCRIBE, EVALUATE, TRAIN, Request
 from autoexperiment.training.voice import Voice
 from autoexperiment.vocabulary import Outcome
 
@@ -71,6 +72,17 @@ class Stuck(Rows):
     def misbehave(self):
         print("stuck", flush=True)
         time.sleep(60)
+
+class Nearby(Rows):
+    def misbehave(self):
+        open("mark").close()
+        os.chdir("/")
+
+class Careless(Rows):
+    def misbehave(self):
+        import mlx.core
+        import autoexperiment.blas
+        print("blas:", autoexperiment.blas.loaded().reason)
 
 class Lingering(Rows):
     def misbehave(self):
@@ -301,6 +313,38 @@ def test_a_dataset_that_ignores_signals_ignores_them_for_itself_only(tmp_path: P
     assert (code, said[-1].split(":")[0]) == (130, "interrupted")
 
 
+def test_paths_of_a_dataset_start_in_the_workspace(tmp_path: Path) -> None:
+    (project(tmp_path) / "mark").touch()
+    (tmp_path / "run").mkdir()
+    asked = replace(request(tmp_path, config(LINEAR, loader("foreign:Nearby"))), run_dir=".")
+
+    process = start(asked, cwd=tmp_path / "run")
+    code, said = rest_of(process)
+
+    assert (code, said[-1]) == (0, "done: 3 epochs")
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint_final").is_dir()
+
+
+def test_paths_of_a_described_dataset_start_in_the_workspace(tmp_path: Path) -> None:
+    (project(tmp_path) / "mark").touch()
+    (tmp_path / "elsewhere").mkdir()
+    asked = replace(request(tmp_path, config(LINEAR, loader("foreign:Nearby")), act=DESCRIBE), result="answer.json")
+
+    process = start(asked, cwd=tmp_path / "elsewhere")
+    code, said = rest_of(process)
+
+    assert (code, said[-1]) == (0, "done: 40 rows")
+    assert (tmp_path / "elsewhere" / "answer.json").is_file()
+
+
+@pytest.mark.parametrize("act", [TRAIN, DESCRIBE])
+def test_a_dataset_that_imports_mlx_does_not_cost_the_fast_blas(tmp_path: Path, act: str) -> None:
+    _, said = finish(request(project(tmp_path), config(LINEAR, loader("foreign:Careless")), act=act))
+
+    assert any(line.startswith("| blas: ") for line in said)
+    assert not any("mlx.core was imported before" in line for line in said)
+
+
 def test_a_thread_that_a_dataset_leaves_keeps_nobody_waiting(tmp_path: Path) -> None:
     code, said = finish(request(project(tmp_path), config(LINEAR, loader("foreign:Lingering"))))
 
@@ -352,7 +396,7 @@ def test_an_evaluation_measures_the_part_that_was_asked_for(runs: dict[str, Path
 def test_an_evaluation_in_batches_is_that_of_the_whole(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from autoexperiment.training import evaluate
 
-    _, model = evaluate.load(runs["regression"] / "run", "final")
+    _, model = evaluate.load(runs["regression"] / "run", "final", config=config(MLP))
     splits = datasets.load(regression(), root=Path())
     whole = evaluate.measure(model, splits.train, facts=splits.facts)
 
@@ -368,10 +412,10 @@ def test_an_unknown_metric_is_said_before_the_work(runs: dict[str, Path]) -> Non
     class Untouched(Part):
         def __init__(self) -> None: ...
 
-        def batches(self, *words: Any) -> Any:
+        def raw_batches(self, *words: Any) -> Any:
             raise AssertionError("the work has begun")
 
-    _, model = evaluate.load(runs["regression"] / "run", "final")
+    _, model = evaluate.load(runs["regression"] / "run", "final", config=config(MLP))
 
     with pytest.raises(HarnessError, match="Unknown metric 'r3'"):
         evaluate.measure(model, Untouched(), facts=model.facts, metrics=("r3",))
@@ -470,6 +514,29 @@ def act_here(asked: Request) -> None:
             signal.signal(number, handler)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{", '{"dataset": 1}', '{"dataset": {}}', '{"dataset": {"params": [], "val_fraction": 0, "test_fraction": 0}}'],
+)
+def test_a_damaged_configuration_of_the_run_is_left_out_of_the_message(run_of_a_file: Path, text: str) -> None:
+    (run_of_a_file / "run" / "config.json").write_text(text)
+    dataset = {**trainings.custom("t.npy"), "test_fraction": 0.2}
+
+    with pytest.raises(HarnessError, match=r"that the run was trained on\. Leave --config out"):
+        act_here(request(run_of_a_file, config(LINEAR, dataset), act=EVALUATE, checkpoint="final", own_dataset=False))
+
+
+def test_an_answer_names_the_classes_that_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "t.csv").write_text("".join(f"{i},1,2,{i},{'ab'[i % 2]}\n" for i in range(30)))
+    what = config(CLASSIFIER, trainings.custom("t.csv", task="classification"))
+    trainings.train_here(request(tmp_path, what))
+
+    act_here(request(tmp_path, what, act=EVALUATE, checkpoint="final"))
+
+    assert answer(tmp_path)["classes"] == ["a", "b"]
+
+
 def test_more_rows_of_the_same_generator_are_no_test(runs: dict[str, Path]) -> None:
     more = config(MLP, regression(n_samples=80))
 
@@ -495,7 +562,14 @@ def test_a_description_has_the_facts_and_what_does_not_fit(tmp_path: Path) -> No
 
     found = answer(tmp_path)
     assert code == 0
-    assert found["facts"] == {"task": "classification", "n_rows": 40, "shape": [4], "n_classes": 3, "n_test": 0}
+    assert found["facts"] == {
+        "task": "classification",
+        "n_rows": 40,
+        "shape": [4],
+        "n_classes": 3,
+        "n_test": 0,
+        "classes": [],
+    }
     assert len(found["faults"]) == 1 and "the dataset is a classification" in found["faults"][0]
 
 
@@ -504,7 +578,7 @@ def test_a_description_asks_the_class_of_a_loader(tmp_path: Path) -> None:
 
     assert (code, said[-1]) == (0, "done: 40 rows")
     assert answer(tmp_path) == {
-        "facts": {"task": "regression", "n_rows": 40, "shape": [4], "n_classes": 0, "n_test": 0},
+        "facts": {"task": "regression", "n_rows": 40, "shape": [4], "n_classes": 0, "n_test": 0, "classes": []},
         "faults": [],
     }
 

@@ -68,12 +68,12 @@ def request(folder: Path, what: dict[str, Any], *, act: str = TRAIN, **rest: Any
     return Request(act, str(folder), what, run_dir=str(folder / "run"), result=result, **rest)
 
 
-def start(asked: Request, **variables: str) -> subprocess.Popen[str]:
-    """The training process, as the harness starts it."""
+def start(asked: Request, *, cwd: Path | None = None, **variables: str) -> subprocess.Popen[str]:
+    """The training process, as the harness starts it. Args: cwd: instead of the workspace."""
     words = [sys.executable, "-m", "autoexperiment.training.child", asked.to_json()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     return subprocess.Popen(
-        words, cwd=asked.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words, cwd=cwd or asked.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,23 @@ class Workspace:
 
     root: Path
     environment: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @classmethod
-    def make(cls, folder: Path) -> Workspace:
+    @contextmanager
+    def of(cls, folder: Path) -> Iterator[Workspace]:
+        """A workspace below a folder; nothing that it started outlives it."""
+        place = cls._make(folder)
+        try:
+            yield place
+        finally:
+            for process in place.started:
+                if process.poll() is None:
+                    process.kill()  # its warden ends the training process
+                    process.communicate()
+
+    @classmethod
+    def _make(cls, folder: Path) -> Workspace:
         home = folder / "home"
         root = folder / "workspace"
         home.mkdir(parents=True)
@@ -50,10 +66,12 @@ class Workspace:
 
     def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
         """Start `mlx` with these words."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "autoexperiment", *words], cwd=self.root, env=self.environment, text=True,
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more},
         )  # fmt: skip
+        self.started.append(process)
+        return process
 
     def mlx(self, *words: str, code: int = 0) -> str:
         """Run `mlx` to its end and expect an exit code; returns what it printed, errors last."""

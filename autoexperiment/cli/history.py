@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
+import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
 
 from autoexperiment import history
+from autoexperiment.cli.run_tables import HEADLINES, columns, compared, flat, plain, row, shown, told
 from autoexperiment.errors import HarnessError, LabError, unknown
 from autoexperiment.files import dump_json
+from autoexperiment.goals import GOALS
 from autoexperiment.history import Entry
-from autoexperiment.paths import OutputPaths, ProjectPaths, RunPaths, find_root
+from autoexperiment.paths import EPOCH_CHECKPOINT, FINAL_CHECKPOINT, OutputPaths, ProjectPaths, RunPaths, find_root
 from autoexperiment.vocabulary import Goal, RunStatus
 
-HEADLINES = ("loss", "val_loss", "accuracy", "val_accuracy")
-TEXT_LIMIT = 200
-MOST_LINES = 100  # of a configuration, or of evaluations, on a terminal
+EVALUATED = frozenset({*GOALS, "confusion_matrix"} - {*HEADLINES})  # what only `mlx eval` computes
 MOST_NAMES = 20  # in a message or a completion
-NONE = "-"
+MOST_FOLDERS = 1000  # of the workspace that are looked at for runs
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -34,6 +37,19 @@ class _ListsByDefault(click.Group):
         wants_list = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
         is_completing = ctx.resilient_parsing and not args
         return super().parse_args(ctx, ["list", *args] if wants_list and not is_completing else args)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A run that was named on the command line.
+
+    Attributes:
+        label: what it is called beside others: its `run_dir`, or its path if it lies in another output folder.
+    """
+
+    entry: Entry
+    paths: RunPaths
+    label: str
 
 
 @click.group("history", cls=_ListsByDefault)
@@ -67,6 +83,14 @@ def _complete_runs(context: click.Context, _: click.Parameter, incomplete: str) 
 
 def _complete_experiments(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     return _names_for_completion(context, "experiment", incomplete)
+
+
+def _complete_metrics(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """The final metrics that `best` has to choose from."""
+    with contextlib.suppress(LabError, OSError):
+        runs = _runs(_outputs(context.params.get("output_dir")), context.params.get("experiment"))
+        return [name for name in _metric_names(_completed(runs)) if name.startswith(incomplete)][:MOST_NAMES]
+    return []
 
 
 def _common(function: _Function) -> _Function:
@@ -113,10 +137,10 @@ def _unknown(kind: str, word: str, known: Sequence[str]) -> str:
     """As `errors.unknown`, fit for a terminal, and of many words only some: the nearest and the first."""
     near = difflib.get_close_matches(word, known, n=3)
     some = list(dict.fromkeys([*near, *known[:MOST_NAMES]]))
-    return unknown(kind, _plain(word), map(_plain, some) if some else ["none yet"])
+    return unknown(kind, plain(word), map(plain, some) if some else ["none yet"])
 
 
-def _find(outputs: OutputPaths, word: str) -> Entry:
+def _find(outputs: OutputPaths, word: str) -> _Found:
     """The run that a word on the command line names.
 
     Raises: HarnessError: none is, or a timestamp is that of several.
@@ -125,59 +149,31 @@ def _find(outputs: OutputPaths, word: str) -> Entry:
     root = outputs.root.resolve()
     path = Path(word).resolve()
     names = {word.rstrip("/"), str(path.relative_to(root)) if path.is_relative_to(root) else word}
-    found = [run for run in runs if run["run_dir"] in names] or [run for run in runs if run["timestamp"] == word]
+    found = [run for run in runs if run["run_dir"] in names]
+    if not found and _is_run(path):
+        run = RunPaths(path)
+        return _Found(history.read_run(run), run, os.path.relpath(path))
+    found = found or [run for run in runs if run["timestamp"] == word]
     if len(found) == 1:
-        return found[0]
+        return _in(outputs, found[0])
     if found:
-        which = ", ".join(_plain(run["run_dir"]) for run in found[:MOST_NAMES])
-        raise HarnessError(f"{len(found)} runs began at {_plain(word)}: {which}. Name one of them.")
+        which = ", ".join(plain(run["run_dir"]) for run in found[:MOST_NAMES])
+        raise HarnessError(f"{len(found)} runs began at {plain(word)}: {which}. Name one of them.")
     newest = [run["run_dir"] for run in reversed(runs)]
     raise HarnessError(
-        f"Run directory not found: {_plain(word)}. {_unknown('run', word, newest)} "
+        f"Run directory not found: {plain(word)}. {_unknown('run', word, newest)} "
         "Allowed: a path, EXPERIMENT/TIMESTAMP, or a timestamp. List the runs: mlx history"
     )
 
 
-# ---- text for a terminal
+def _is_run(folder: Path) -> bool:
+    with contextlib.suppress(OSError):  # a name that is too long for a file
+        return RunPaths(folder).config.is_file() or RunPaths(folder).record.is_file()
+    return False
 
 
-def _plain(text: str) -> str:
-    """Text of unknown origin: one line, nothing that moves a cursor."""
-    if len(text) <= TEXT_LIMIT and text.isascii() and text.isprintable():
-        return text
-    from autoexperiment import untrusted
-
-    return untrusted.line(text, TEXT_LIMIT)
-
-
-def _value(value: Any) -> str:
-    """A number as people read it; other values as JSON."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if value is None:
-        return NONE
-    return _plain(value if isinstance(value, str) else dump_json(value, indent=None))
-
-
-def _columns(rows: Iterable[Sequence[str]]) -> str:
-    """Rows of cells under each other; the last column is not filled up. (Ten thousand rows, in a few milliseconds.)"""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
-    template = "  ".join([f"{{:<{width}}}" for width in widths] + ["{}"])
-    return "\n".join(template.format(*row).rstrip() for row in rows)
-
-
-def _headline(metrics: Mapping[str, float | None]) -> str:
-    """The metrics that stand in a list."""
-    found = [f"{name} {_value(metrics[name])}" for name in HEADLINES if name in metrics]
-    others = [] if found else [name for name in metrics if name != "epoch"][:1]
-    return ", ".join(found or [f"{_plain(name)} {_value(metrics[name])}" for name in others]) or NONE
-
-
-def _row(run: Entry) -> tuple[str, ...]:
-    when = run["created_at"][:19].replace("T", " ")
-    metrics = run["final_metrics"] or {}
-    return (_plain(run["experiment"]), run["timestamp"], run["status"], when, _headline(metrics))
+def _in(outputs: OutputPaths, run: Entry) -> _Found:
+    return _Found(run, RunPaths(outputs.root / run["run_dir"]), run["run_dir"])
 
 
 def _json(value: Any) -> None:
@@ -199,8 +195,22 @@ def list_runs(experiment: str | None, last: int | None, output_dir: str | None, 
         click.echo(history.render(runs), nl=False)
     elif not runs:
         click.echo(f"There are no runs in {outputs.root}. Make one: mlx run-experiment --config FILE")
+        click.echo("".join(_elsewhere(outputs)), nl=False)
     else:
-        click.echo(_columns([("experiment", "run", "status", "when", "metrics"), *map(_row, runs)]))
+        click.echo(columns([("experiment", "run", "status", "when", "metrics"), *map(row, runs)]))
+
+
+def _elsewhere(outputs: OutputPaths) -> list[str]:
+    """Other folders at the top of the workspace that have an index of runs, with what lists them."""
+    with contextlib.suppress(OSError):
+        folders = sorted(item for item in _listed(find_root(Path.cwd())) if item.is_dir())
+        counts = {folder: history.count_runs(OutputPaths(folder)) for folder in folders[:MOST_FOLDERS]}
+        return [
+            f"{plain(folder.name)}/ has {count}: mlx history --output-dir {plain(shlex.quote(folder.name))}\n"
+            for folder, count in counts.items()
+            if count and folder.resolve() != outputs.root.resolve()
+        ][:MOST_NAMES]
+    return []
 
 
 @command.command("show", short_help="One run: configuration, metrics, checkpoints, evaluations.")
@@ -209,28 +219,24 @@ def list_runs(experiment: str | None, last: int | None, output_dir: str | None, 
 def show(run: str, output_dir: str | None, as_json: bool) -> None:
     """Show RUN: its configuration, final metrics, checkpoints and evaluations.
 
-    RUN is its folder's path, EXPERIMENT/TIMESTAMP, or a timestamp that only one run has.
+    RUN is its folder's path, also that of a run in another output folder; or EXPERIMENT/TIMESTAMP; or a timestamp that
+    only one run has.
     """
-    outputs = _outputs(output_dir)
-    facts = _facts(outputs, _find(outputs, run))
+    facts = _facts(_find(_outputs(output_dir), run))
     if as_json:
         _json(facts)
     else:
-        click.echo(_told(facts))
+        click.echo(told(facts))
 
 
-def _paths(outputs: OutputPaths, run: Entry) -> RunPaths:
-    return RunPaths(outputs.root / run["run_dir"])
-
-
-def _facts(outputs: OutputPaths, run: Entry) -> dict[str, Any]:
+def _facts(run: _Found) -> dict[str, Any]:
     """What a run's directory says, as JSON-able facts."""
-    paths = _paths(outputs, run)
+    paths = run.paths
     record, summary = history.read_object(paths.record), history.read_object(paths.summary)
-    names = sorted(item.name for item in _listed(paths.checkpoints))
+    names = sorted((item.name for item in _listed(paths.checkpoints)), key=_by_epoch)
     files = [paths.checkpoints / name for name in names if name.endswith(".json")]
     return {
-        **run,
+        **run.entry,
         "folder": str(paths.folder),
         "reason": str(summary.get("reason") or record.get("reason") or ""),
         "trust": record.get("trust") if isinstance(record.get("trust"), dict) else {},
@@ -242,55 +248,23 @@ def _facts(outputs: OutputPaths, run: Entry) -> dict[str, Any]:
     }
 
 
+def _by_epoch(name: str) -> tuple[bool, int, str]:
+    """The order of checkpoints, and of the files named after them: by epoch, the final one last."""
+    checkpoint = name.partition(".")[0]
+    epoch = checkpoint.removeprefix(EPOCH_CHECKPOINT)
+    return checkpoint == FINAL_CHECKPOINT, int(epoch) if epoch.isascii() and epoch.isdigit() else 0, name
+
+
 def _listed(folder: Path) -> list[Path]:
     """What is visible in a folder; nothing when it is none."""
     return [item for item in folder.iterdir() if item.name[0] != "."] if folder.is_dir() else []
 
 
-def _told(facts: Mapping[str, Any]) -> str:
-    """The same facts for a person."""
-    about = [(name, _value(facts[name])) for name in ("folder", "status", "created_at", "reason") if facts[name]]
-    metrics = [
-        (_plain(name), f"{_value(value)} {_trust(facts, name)}".rstrip())
-        for name, value in (facts["final_metrics"] or {}).items()
-    ]
-    config = [(_plain(name), _value(value)) for name, value in _flat(facts["config"]).items()]
-    parts = [("final metrics", metrics), ("configuration", config)]
-    parts += [("checkpoints", [(_plain(name), "") for name in facts["checkpoints"]])]
-    parts += [("evaluations", [_evaluation(one) for one in facts["evaluations"]])]
-    return "\n\n".join([_columns(about), *(_part(title, rows) for title, rows in parts)])
-
-
-def _trust(facts: Mapping[str, Any], metric: str) -> str:
-    level = facts["trust"].get(metric)
-    return f"({_plain(level)})" if isinstance(level, str) else ""
-
-
-def _part(title: str, rows: Sequence[tuple[str, str]]) -> str:
-    more = f"\n  … and {len(rows) - MOST_LINES} more: --json" if len(rows) > MOST_LINES else ""
-    lines = _columns([(f"  {name}", text) for name, text in rows[:MOST_LINES]]) if rows else "  none"
-    return f"{title}\n{lines}{more}"
-
-
-def _evaluation(found: Mapping[str, Any]) -> tuple[str, str]:
-    numbers = [f"{_plain(name)} {_value(history.number(value))}" for name, value in found["metrics"].items()]
-    of = f"{_value(found.get('checkpoint'))} on {_value(found.get('split'))}"
-    return of, _plain(", ".join(text for text in numbers if not text.endswith(f" {NONE}")))
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """A nested object as one, with dotted names."""
-    if not isinstance(value, Mapping) or not value:
-        return {name: value} if name else {}
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{name}.{key}" if name else str(key))
-    return found
-
-
 @command.command("best", short_help="The completed run with the best final value of a metric.")
 @_experiment_option
-@click.option("--metric", default="loss", show_default=True, help="Which final metric.")
+@click.option(
+    "--metric", default="loss", show_default=True, shell_complete=_complete_metrics, help="Which final metric."
+)
 @click.option("--goal", type=click.Choice([str(goal) for goal in Goal]), help="Default: what is known of the metric.")
 @_common
 def best(experiment: str | None, metric: str, goal: str | None, output_dir: str | None, as_json: bool) -> None:
@@ -298,18 +272,43 @@ def best(experiment: str | None, metric: str, goal: str | None, output_dir: str 
     numbers, do not count.
     """
     outputs = _outputs(output_dir)
-    runs = [run for run in _runs(outputs, experiment) if run["status"] == RunStatus.COMPLETED]
-    if metric not in (names := _metric_names(runs)):
-        raise HarnessError(f"No completed run has it. {_unknown('metric', metric, names)}")
-    found = history.best_run(runs, metric, Goal(goal) if goal else _goal(metric))
+    runs = _runs(outputs, experiment)
+    completed = _completed(runs)
+    if not completed:
+        raise HarnessError(_none_completed(runs, experiment, outputs))
+    if metric not in (names := _metric_names(completed)):
+        raise HarnessError(_no_such_metric(metric, names))
+    found = history.best_run(completed, metric, Goal(goal) if goal else _goal(metric))
     if found is None:
         raise HarnessError(f"No completed run has a finite {metric!r}. See what they have: mlx history")
-    facts = _facts(outputs, found)
+    facts = _facts(_in(outputs, found))
     if as_json:
         _json({**facts, "metric": metric, "value": (found["final_metrics"] or {})[metric]})
     else:
-        value = _value((found["final_metrics"] or {})[metric])
-        click.echo(f"{_plain(found['run_dir'])}: {_plain(metric)} {value}\n\n{_told(facts)}")
+        value = shown((found["final_metrics"] or {})[metric])
+        click.echo(f"{plain(found['run_dir'])}: {plain(metric)} {value}\n\n{told(facts)}")
+
+
+def _completed(runs: Sequence[Entry]) -> list[Entry]:
+    return [run for run in runs if run["status"] == RunStatus.COMPLETED]
+
+
+def _none_completed(runs: Sequence[Entry], experiment: str | None, outputs: OutputPaths) -> str:
+    if not runs:
+        return f"There are no runs in {outputs.root}. Make one: mlx run-experiment --config FILE"
+    counts = Counter(run["status"] for run in runs)
+    there_are = ", ".join(f"{count} {status}" for status, count in counts.items())
+    where = f"of {plain(experiment)!r}" if experiment else f"in {outputs.root}"
+    return f"No completed run {where} ({there_are}). See why one ended: mlx history show RUN"
+
+
+def _no_such_metric(metric: str, names: Sequence[str]) -> str:
+    if metric in EVALUATED:
+        return (
+            f"No completed run has {metric!r}: it is a metric of evaluations, and best goes by the final metrics of runs: "
+            f"{', '.join(map(plain, names[:MOST_NAMES])) or 'none yet'}. Evaluations of a run: mlx history show RUN"
+        )
+    return f"No completed run has it. {_unknown('metric', metric, names)}"
 
 
 def _metric_names(runs: Sequence[Entry]) -> list[str]:
@@ -317,7 +316,6 @@ def _metric_names(runs: Sequence[Entry]) -> list[str]:
 
 
 def _known_goal(metric: str) -> Goal | None:
-    from autoexperiment.goals import GOALS
     from autoexperiment.metrics import METRICS
 
     return GOALS.get(metric) or (METRICS[metric].goal if metric in METRICS else None)
@@ -328,7 +326,7 @@ def _goal(metric: str) -> Goal:
     if goal := _known_goal(metric):
         return goal
     raise HarnessError(
-        f"Nothing here says which direction of {_plain(metric)!r} is better. Give one: --goal minimize or --goal maximize"
+        f"Nothing here says which direction of {plain(metric)!r} is better. Give one: --goal minimize or --goal maximize"
     )
 
 
@@ -336,24 +334,28 @@ def _goal(metric: str) -> Goal:
 @click.argument("runs", nargs=-1, required=True, shell_complete=_complete_runs)
 @_common
 def compare(runs: tuple[str, ...], output_dir: str | None, as_json: bool) -> None:
-    """Compare RUNS: what differs in their configurations, and their final metrics; * marks the best completed run."""
+    """Compare RUNS: what differs in their configurations, and their final metrics; * marks the best completed run.
+
+    RUNS are named as in show; they may lie in several output folders.
+    """
     outputs = _outputs(output_dir)
-    found = list({run["run_dir"]: run for run in (_find(outputs, word) for word in runs)}.values())
+    found = list({run.paths.folder.resolve(): run for run in (_find(outputs, word) for word in runs)}.values())
     if len(found) < 2:
         raise HarnessError(f"{len(found)} run to compare. Name two or more different ones: mlx history compare RUN RUN")
-    settings = _differing([_settings(_paths(outputs, run)) for run in found])
-    names = dict.fromkeys(name for run in found for name in run["final_metrics"] or {})
+    settings = _differing([_settings(run.paths) for run in found])
+    names = dict.fromkeys(name for run in found for name in run.entry["final_metrics"] or {})
     metrics = {name: _side_by_side(found, name) for name in names}
     if as_json:
-        _json({"runs": found, "config": settings, "metrics": metrics})
+        told_runs = [{**run.entry, "label": run.label, "folder": str(run.paths.folder)} for run in found]
+        _json({"runs": told_runs, "config": settings, "metrics": metrics})
     else:
-        click.echo(_comparison(found, settings, metrics))
+        click.echo(compared([run.entry for run in found], [run.label for run in found], settings, metrics))
 
 
 def _settings(run: RunPaths) -> dict[str, Any]:
     """What a run was made with: its configuration, or of a loop's run what its record says."""
     record = history.read_object(run.record)
-    return _flat(history.read_object(run.config) or {name: record.get(name) for name in ("seed", "provenance")})
+    return flat(history.read_object(run.config) or {name: record.get(name) for name in ("seed", "provenance")})
 
 
 def _differing(settings: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -362,22 +364,13 @@ def _differing(settings: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: found for name, found in values.items() if any(value != found[0] for value in found[1:])}
 
 
-def _side_by_side(runs: Sequence[Entry], metric: str) -> dict[str, Any]:
+def _side_by_side(runs: Sequence[_Found], metric: str) -> dict[str, Any]:
     """A metric's value in each run, and which run is the best; None where that is not known or they are equal."""
-    values = [(run["final_metrics"] or {}).get(metric) for run in runs]
+    entries = [run.entry for run in runs]
+    values = [(entry["final_metrics"] or {}).get(metric) for entry in entries]
     goal = _known_goal(metric)
-    best = history.best_run(runs, metric, goal) if goal and len(set(values)) > 1 else None
-    return {"values": values, "goal": goal, "best": best["run_dir"] if best else None}
-
-
-def _comparison(runs: Sequence[Entry], settings: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    rows = [["", *(_plain(run["run_dir"]) for run in runs)], ["status", *(run["status"] for run in runs)]]
-    rows += [[_plain(name), *map(_value, values)] for name, values in settings.items()]
-    for name, found in metrics.items():
-        marks = [" *" if run["run_dir"] == found["best"] else "" for run in runs]
-        goal = f" ({found['goal']})" if found["goal"] else ""
-        rows.append([_plain(name) + goal, *(_value(v) + mark for v, mark in zip(found["values"], marks, strict=True))])
-    return _columns(rows)
+    best = history.best_run(entries, metric, goal) if goal and len(set(values)) > 1 else None
+    return {"values": values, "goal": goal, "best": next((run.label for run in runs if run.entry is best), None)}
 
 
 @command.command("rebuild", short_help="Write the index anew from the run directories.")

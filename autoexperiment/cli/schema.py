@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 import click
+from click.shell_completion import CompletionItem
 
 from autoexperiment.errors import UsageError, unknown
 
@@ -12,8 +13,12 @@ from autoexperiment.errors import UsageError, unknown
 NAMES = {"protocol": "autoexperiment.protocol.schema", "experiment": "autoexperiment.config.schema"}
 
 
+def _complete_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in NAMES if name.startswith(incomplete)]
+
+
 @click.command("schema")
-@click.argument("name", required=False)
+@click.argument("name", required=False, metavar=f"[{'|'.join(NAMES)}]", shell_complete=_complete_names)
 def command(name: str | None) -> None:
     """Print the JSON Schema (draft 2020-12) of a document: protocol or experiment.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, dataclass_transform
 
 from pydantic import (
     AfterValidator,
@@ -23,10 +23,13 @@ from pydantic import (
 )
 
 from autoexperiment.config.fields import (
+    TABLE_SUFFIXES,
     ClassCount,
     Column,
     DataPath,
+    Deviation,
     Directory,
+    Distance,
     Fraction,
     Informative,
     LayerSize,
@@ -45,10 +48,16 @@ from autoexperiment.config.fields import (
     Width,
     broken,
     check_json,
+    is_folder,
     needs,
     without_plugins,
 )
 from autoexperiment.config.output import check_output as check_output
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(Section)
 
 MOST_DATASET_MB = 1000
 MOST_PARAMETERS = 1_000_000_000
@@ -89,17 +98,13 @@ _DataSeed = Annotated[Seed, Field(description="Fixes the data and how they are s
 
 class SyntheticRegressionParams(_Synthetic):
     n_informative: _Informative = None
-    noise_std: Annotated[NonNegative, Field(description="Standard deviation of the Gaussian noise on the target.")] = (
-        0.1
-    )
+    noise_std: Annotated[Deviation, Field(description="Standard deviation of the Gaussian noise on the target.")] = 0.1
     seed: _DataSeed = 42
 
 
 class SyntheticClassificationParams(_Synthetic):
     n_classes: Annotated[ClassCount, Field(description="Classes, of equal size.")] = 2
-    class_sep: Annotated[PositiveNumber, Field(description="Distance of the clusters' centres; larger is easier.")] = (
-        1.0
-    )
+    class_sep: Annotated[Distance, Field(description="Distance of the clusters' centres; larger is easier.")] = 1.0
     n_informative: _Informative = None
     seed: _DataSeed = 42
 
@@ -163,6 +168,11 @@ class _Dataset(Section):
     path: str | None = None
     loader: str | None = None
     val_fraction: Annotated[Fraction, Field(description="Share of the rows that is evaluated after each epoch.")] = 0.1
+
+
+class _SplitDataset(_Dataset):
+    """A dataset without a test set of its own."""
+
     test_fraction: Annotated[Fraction, Field(description="Share of the rows that `mlx eval` evaluates on.")] = 0.1
 
     @field_validator("test_fraction")
@@ -177,7 +187,7 @@ class _Dataset(Section):
         return test_fraction
 
 
-class SyntheticRegression(_Dataset):
+class SyntheticRegression(_SplitDataset):
     """A linear target with Gaussian noise."""
 
     name: Literal["synthetic_regression"]
@@ -186,7 +196,7 @@ class SyntheticRegression(_Dataset):
     params: SyntheticRegressionParams = Field(default_factory=SyntheticRegressionParams)
 
 
-class SyntheticClassification(_Dataset):
+class SyntheticClassification(_SplitDataset):
     """Gaussian clusters, one for each class."""
 
     name: Literal["synthetic_classification"]
@@ -195,7 +205,7 @@ class SyntheticClassification(_Dataset):
     params: SyntheticClassificationParams = Field(default_factory=SyntheticClassificationParams)
 
 
-class CustomTable(_Dataset):
+class CustomTable(_SplitDataset):
     """Rows of a file of your own."""
 
     name: Literal["custom"]
@@ -203,8 +213,20 @@ class CustomTable(_Dataset):
     loader: None = None
     params: TableParams = Field(default_factory=TableParams)
 
+    @field_validator("params")
+    @classmethod
+    def _one_file(cls, params: TableParams, info: ValidationInfo) -> TableParams:
+        wanted = {"sha256": params.sha256, "url": params.url, "download": params.download}
+        if is_folder(info.data.get("path", "x.csv")) and any(wanted.values()):
+            named = ", ".join(repr(name) for name, value in wanted.items() if value)
+            raise broken(
+                f"{named} in 'params' needs a file, and dataset.path is a folder. Name a file of the types "
+                f"{', '.join(TABLE_SUFFIXES)}, or leave it out"
+            )
+        return params
 
-class CustomLoader(_Dataset):
+
+class CustomLoader(_SplitDataset):
     """Rows from a class of your own."""
 
     name: Literal["custom"]
@@ -213,7 +235,11 @@ class CustomLoader(_Dataset):
     params: LoaderParams = Field(default_factory=LoaderParams)
 
 
-class Pictures(_Dataset):
+class _PublishedDataset(_Dataset):
+    test_fraction: Annotated[None, Field(description="null: the dataset has a test set of its own.")] = None
+
+
+class Pictures(_PublishedDataset):
     """MNIST or CIFAR-10 from their standard files."""
 
     name: Literal["mnist", "cifar10"]
@@ -222,7 +248,7 @@ class Pictures(_Dataset):
     params: PictureParams = Field(default_factory=PictureParams)
 
 
-class Cifar100(_Dataset):
+class Cifar100(_PublishedDataset):
     """CIFAR-100 from its standard files."""
 
     name: Literal["cifar100"]
@@ -352,8 +378,21 @@ Dataset = Annotated[
 Model = Annotated[LinearRegression | Mlp | ResNet, Field(discriminator="name")]
 
 
-class ExperimentConfig(Section):
-    """One experiment: data, a model, how it is trained, and where the run is written."""
+@dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
+class _Checked(ModelMetaclass):
+    """Makes `ExperimentConfig(…)` refuse what the loader refuses, in its words, instead of pydantic's."""
+
+    def __call__(cls, **values: Any) -> Any:
+        from autoexperiment.config.loader import ConfigLoader
+
+        return ConfigLoader.load_from_dict(values)
+
+
+class ExperimentConfig(Section, metaclass=_Checked):
+    """One experiment: data, a model, how it is trained, and where the run is written.
+
+    Raises: ConfigError: with all faults. `model_copy(update=…)` checks nothing: it is for values that are checked.
+    """
 
     name: Annotated[Name, Field(description="The experiment's name: the folder of its runs.")]
     description: Annotated[Text | None, Field(description="For people.")] = None

@@ -20,6 +20,7 @@ NEEDS, RULE = "needs", "rule"  # kinds of fault of our own, beside pydantic's; s
 MOST = 1_000_000_000
 MOST_SEED = 2**63 - 1
 LEAST_NUMBER, MOST_NUMBER = 1e-30, 1e30  # what float32 holds with room for its squares' roots
+MOST_SPREAD = 1e15  # of generated data: times a billion classes, or 10 deviations, it still fits a float32
 MOST_TEXT = 10_000
 MOST_PATH = 1024
 TABLE_SUFFIXES = (".csv", ".npy", ".npz", ".parquet")
@@ -169,12 +170,17 @@ def check_path(path: str) -> str:
 def check_table_path(path: str) -> str:
     """The path of a file that the custom dataset reads, or of a folder: no suffix, or a slash at the end."""
     suffix = PurePosixPath(path).suffix
-    if suffix and not path.endswith("/") and suffix.lower() not in TABLE_SUFFIXES:
+    if not is_folder(path) and suffix.lower() not in TABLE_SUFFIXES:
         raise broken(
             f"Invalid value for 'path': files of type {suffix[:20]!r} are not read. Supported: {', '.join(TABLE_SUFFIXES)}, "
             "or a folder. For anything else give a 'loader'"
         )
     return path
+
+
+def is_folder(path: str) -> bool:
+    """Whether the path of a table is one of a folder, as far as its text tells."""
+    return path.endswith("/") or not PurePosixPath(path).suffix
 
 
 def check_text(text: str) -> str:
@@ -219,6 +225,14 @@ PositiveNumber = Annotated[
 NonNegative = Annotated[
     float, Field(ge=0, le=MOST_NUMBER), needs_number("non-negative number", f"0 to {MOST_NUMBER:g}")
 ]  # fmt: skip
+Deviation = Annotated[
+    float, Field(ge=0, le=MOST_SPREAD), needs_number("non-negative number", f"0 to {MOST_SPREAD:g}")
+]  # fmt: skip
+Distance = Annotated[
+    float,
+    Field(ge=LEAST_NUMBER, le=MOST_SPREAD),
+    needs_number("positive number", f"{LEAST_NUMBER:g} to {MOST_SPREAD:g}"),
+]
 Fraction = Annotated[float, Field(ge=0, lt=1), needs_number("number from 0 to below 1", "for example 0.1")]
 Seconds = Annotated[
     Annotated[float, Field(gt=0, le=MOST)] | None,

@@ -12,8 +12,8 @@ from autoexperiment.config import faults
 from autoexperiment.config.document import ExperimentConfig, check
 from autoexperiment.config.faults import Where
 from autoexperiment.config.overrides import Override, apply, read_override
-from autoexperiment.config.source import Malformed, Place, Source, parse_source, printable, read_source
-from autoexperiment.errors import ConfigError
+from autoexperiment.config.source import FORMATS, Malformed, Place, Source, parse_source, printable, read_source
+from autoexperiment.errors import ConfigError, unknown
 
 MANY = "experiments"
 _EDITOR_KEY = "$schema"  # names the JSON Schema for an editor; means nothing here
@@ -40,7 +40,9 @@ class ConfigLoader:
 
     @staticmethod
     def load_from_text(text: str, kind: str = "json", overrides: Sequence[str] = ()) -> ExperimentConfig:
-        """The one experiment of a text. `kind`: "json" or "yaml"."""
+        """The one experiment of a text. `kind`: "json" or "yaml". Raises: ConfigError: also for another kind."""
+        if kind not in (kinds := dict.fromkeys(FORMATS.values())):
+            raise ConfigError(f"{unknown('kind of text', str(kind), kinds)} For example: load_from_text(text, 'yaml')")
         return _only(parse_source(text, kind, name="text"), overrides)
 
     @staticmethod

@@ -14,13 +14,23 @@ if TYPE_CHECKING:
 def check_output(config: ExperimentConfig, root: Path) -> Path:
     """The folder of all runs: `output.directory` below the workspace's root. Nothing is made.
 
-    Raises: ConfigError: it, or the experiment's folder in it, is a file, or a link leads out of the workspace.
+    Raises: ConfigError: its name or the experiment's is not allowed, which `model_copy` does not look at; or it, or the
+        experiment's folder in it, is a file, or a link leads out of the workspace.
     """
+    _check_names(config.name, config.output.directory)
     folder = root / config.output.directory
     for place in (folder, folder / config.name):
         _check_inside(place, root)
         _check_folders(place, root)
     return folder
+
+
+def _check_names(name: str, directory: str) -> None:
+    """Raises: ConfigError: in the words with which the loader refuses a configuration that has them."""
+    from autoexperiment.config.loader import ConfigLoader
+
+    small = {"dataset": {"name": "synthetic_regression"}, "model": {"name": "linear_regression"}}
+    ConfigLoader.load_from_dict({**small, "name": name, "output": {"directory": directory}})
 
 
 def _check_inside(place: Path, root: Path) -> None:

@@ -118,7 +118,7 @@ def _mapped(file: BinaryIO, path: Path, *, name: str, size: int) -> Array:
             "damaged. Write it again."
         )
     if n_bytes == 0:
-        raise DataError(f"{name} is empty: its shape is {shape}. At least one row is needed.")
+        raise DataError(f"{name} is empty: its shape is {shape}. At least one row with one number is needed.")
     if is_fortran:
         return np.asarray(np.memmap(path, dtype, "r", offset, shape[::-1])).T
     return np.asarray(np.memmap(path, dtype, "r", offset, shape))

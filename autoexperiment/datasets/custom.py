@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from autoexperiment.datasets.base import CLASSIFICATION, TASKS, BaseDataset, Facts, Table, check_table
 from autoexperiment.datasets.soundness import CheckedDataset, check_values, class_numbers
 from autoexperiment.errors import DataError, LabError, unknown
@@ -43,8 +45,13 @@ class LoadedDataset(CheckedDataset):
             table = self._dataset.load()
         if not isinstance(table, Table):
             raise DataError(f"{self._loader}.load() gave a {type(table).__name__}. Needed: Table(X, y).")
-        if any(not hasattr(array, "dtype") for array in (table.X, table.y)):
-            raise DataError(f"{self._loader}.load(): X and y must be numpy arrays. Write numpy.asarray(…) around them.")
+        for array in (table.X, table.y):
+            if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+                kind = f"{type(array).__module__}.{type(array).__name__}".removeprefix("builtins.")
+                raise DataError(
+                    f"{self._loader}.load(): X and y must be numpy arrays without a mask, and one is a {kind}. Write "
+                    "numpy.asarray(…) around it; give masked numbers a value, or leave their rows out."
+                )
         check_table(table, name=self._loader, task=self.task)
         if self.task == CLASSIFICATION:
             class_numbers(table.y, name=f"{self._loader}: y")
@@ -66,9 +73,8 @@ class LoadedDataset(CheckedDataset):
         if type(self._dataset).facts is BaseDataset.facts:
             return seen
         said = self.facts()
-        if replace(said, shape=tuple(said.shape), n_classes=0) != replace(seen, n_classes=0) or (
-            said.n_classes < seen.n_classes
-        ):
+        is_counted = said.n_classes == seen.n_classes if seen.classes else said.n_classes >= seen.n_classes
+        if replace(said, n_classes=0) != replace(seen, n_classes=0) or not is_counted:
             raise DataError(f"{self._loader}.facts() gave {said}, but its table is {seen}. Make the two agree.")
         return said
 

@@ -8,15 +8,14 @@
 | .npz | the arrays X and y; memory-mapped, extracted once into the cache if it is compressed |
 | a folder | X.npy and y.npy; memory-mapped |
 
-X may also be pictures (rows, height, width, channels) where it is an array of its own. Class names are numbered in
-sorted order; class numbers stay as they are.
+X may also be pictures (rows, height, width, channels) where it is an array of its own. Whatever the file's type, class
+numbers stay as they are, also those that are written as text ("10", "2"); names of classes are sorted and numbered.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from autoexperiment.datasets import arrays, tables
-from autoexperiment.datasets.base import CLASSIFICATION, REGRESSION, TASKS, Table, check_table
+from autoexperiment.datasets.base import CLASSIFICATION, REGRESSION, TASKS, Table, check_table, say
 from autoexperiment.datasets.soundness import CheckedDataset, check_values, class_numbers, slices
 from autoexperiment.errors import DataError, unknown
 
@@ -61,19 +60,26 @@ class FileDataset(CheckedDataset):
 
     def load(self) -> Table:
         """Raises: DataError: the file is not there, not what its name says, or holds what is not a finite number."""
-        self.fetch(_say)
-        X, y = self._arrays()
+        self.fetch(say)
+        X, y, classes = self._arrays()
         if y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
         name = str(self.path)
         if self.task == CLASSIFICATION and y.ndim == 1:
+            if y.dtype.kind in "US":
+                y, classes = tables.numbered(y, name=f"{name}: y")
             y = class_numbers(y, name=f"{name}: y")
-        return check_values(check_table(Table(X, y), name=name, task=self.task), name=name)
+        return check_values(check_table(Table(X, y, classes=classes), name=name, task=self.task), name=name)
 
     def fetch(self, say: Callable[[str], None]) -> None:
         """Raises: DataError: the file is not there and can't be fetched, or has another hash than the one demanded."""
+        if self.path.is_dir() and (self.sha256 or self.url or self.download):
+            raise DataError(
+                f'{self.path} is a folder: "sha256", "url" and "download" in dataset.params are for a single file. '
+                "Leave them out, or name a file."
+            )
         if self.path.exists():
-            if self.sha256 and self.path.is_file() and tables.sha256_of(self.path) != self.sha256.lower():
+            if self.sha256 and tables.sha256_of(self.path) != self.sha256.lower():
                 raise DataError(
                     f"{self.path} does not have the SHA-256 {self.sha256} that the configuration demands. "
                     'Give the hash of this file, or move it away and set "download": true.'
@@ -100,12 +106,12 @@ class FileDataset(CheckedDataset):
             raise DataError(f"Cannot make the folder {self.path.parent}: {error.strerror}.") from error
         fetch(url, self.path, digest=f"sha256:{sha256.lower()}", limit_bytes=room, say=say)
 
-    def _arrays(self) -> tuple[Array, Array]:
+    def _arrays(self) -> tables.Columns:
         """Rows and targets as they stand in the file, not in memory."""
         if self.path.is_dir():
             self._refuse_target("y.npy")
-            return arrays.open_npy(self.path / "X.npy"), arrays.open_npy(self.path / "y.npy")
-        readers: dict[str, Callable[[], tuple[Array, Array]]] = {
+            return arrays.open_npy(self.path / "X.npy"), arrays.open_npy(self.path / "y.npy"), ()
+        readers: dict[str, Callable[[], tables.Columns]] = {
             ".csv": self._text_table,
             ".npy": self._one_array,
             ".npz": self._archive,
@@ -118,25 +124,25 @@ class FileDataset(CheckedDataset):
             )
         return reader()
 
-    def _text_table(self) -> tuple[Array, Array]:
+    def _text_table(self) -> tables.Columns:
         from autoexperiment.datasets import delimited
 
         rows = delimited.read(self.path, target=self.target, has_labels=self.task == CLASSIFICATION)
         return self._converted(rows)
 
-    def _parquet(self) -> tuple[Array, Array]:
+    def _parquet(self) -> tables.Columns:
         from autoexperiment.datasets import parquet
 
         rows = parquet.read(self.path, target=self.target, has_labels=self.task == CLASSIFICATION)
         return self._converted(rows)
 
-    def _converted(self, rows: Iterator[tables.Rows]) -> tuple[Array, Array]:
+    def _converted(self, rows: Iterator[tables.Rows]) -> tables.Columns:
         options = json.dumps([self.path.suffix.lower(), self.task, self.target])
         return tables.converted(
             self.path, options=options, write=lambda folder: tables.write_rows(folder, rows, name=str(self.path))
         )
 
-    def _one_array(self) -> tuple[Array, Array]:
+    def _one_array(self) -> tables.Columns:
         array = arrays.open_npy(self.path)
         if array.ndim != 2 or array.shape[1] < 2:
             raise DataError(
@@ -147,16 +153,20 @@ class FileDataset(CheckedDataset):
 
         column = target_column(self.target, names=(), width=array.shape[1], where=str(self.path))
         if column == array.shape[1] - 1:
-            return array[:, :-1], array[:, -1]
+            return array[:, :-1], array[:, -1], ()
         if column == 0:
-            return array[:, 1:], array[:, 0]
+            return array[:, 1:], array[:, 0], ()
         return self._converted(_without(array, column))
 
-    def _archive(self) -> tuple[Array, Array]:
+    def _archive(self) -> tables.Columns:
         self._refuse_target("the array y")
         if found := arrays.open_npz(self.path):
-            return found["X"], found["y"]
-        return tables.converted(self.path, options=".npz", write=lambda folder: arrays.extract_npz(self.path, folder))
+            return found["X"], found["y"], ()
+        return tables.converted(self.path, options=".npz", write=self._extracted)
+
+    def _extracted(self, folder: Path) -> tuple[str, ...]:
+        arrays.extract_npz(self.path, folder)
+        return ()
 
     def _refuse_target(self, source: str) -> None:
         if self.target is not None:
@@ -171,8 +181,3 @@ def _without(array: Array, column: int) -> Iterator[tables.Rows]:
     for rows in slices(len(array), array.shape[1]):
         piece = array[rows].astype(np.float64)
         yield tables.Rows(np.delete(piece, column, axis=1), np.ascontiguousarray(piece[:, column]))
-
-
-def _say(line: str) -> None:
-    """Progress goes to the error stream: the output may be read by a program."""
-    print(line, file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from autoexperiment.datasets import cifar, mnist
-from autoexperiment.datasets.base import CLASSIFICATION, BaseDataset, Facts, Table
+from autoexperiment.datasets.base import CLASSIFICATION, BaseDataset, Facts, Table, say
 from autoexperiment.errors import DataError, unknown
 
 MNIST, CIFAR10, CIFAR100 = "mnist", "cifar10", "cifar100"
@@ -106,17 +105,14 @@ class ImageDataset(BaseDataset):
         name: str,
         folder: Path,
         *,
-        normalize: bool = True,
         download: bool = False,
         labels: str = FINE,
-        seed: int = 42,
     ) -> None:
         """Nothing is read yet.
 
         Args:
             folder: where the standard files are: MNIST's four IDX files, plain or gzipped; or CIFAR's batches, in it,
                 in the archive's own folder below it, or in the archive, which is then unpacked beside itself once.
-            normalize, seed: for those who split the data; the files are read the same way.
             download: `load` fetches what is missing.
             labels: of cifar100: "fine" (100 classes) or "coarse" (20).
         Raises: DataError: an unknown name or kind of labels.
@@ -125,7 +121,7 @@ class ImageDataset(BaseDataset):
             if word not in known:
                 raise DataError(unknown(kind, str(word), known))
         self.name, self.folder, self.labels = name, folder, labels
-        self.normalize, self.download, self.seed = normalize, download, seed
+        self.download = download
         self._files = _files(name, folder, labels)
         self._loaded: Facts | None = None
 
@@ -134,7 +130,7 @@ class ImageDataset(BaseDataset):
 
         Raises: DataError: a file is missing, cannot be fetched, or is not sound.
         """
-        self.fetch(_say)
+        self.fetch(say)
         self._check_complete()
         table = self._files.load()
         n_classes = self._files.published.n_classes
@@ -188,8 +184,3 @@ class ImageDataset(BaseDataset):
             f"{self.name} is not complete: {self.folder} {problem}. Put the published files there ({urls}), "
             'or have them fetched: "download": true in dataset.params.'
         )
-
-
-def _say(line: str) -> None:
-    """Progress goes to the error stream: the output may be read by a program."""
-    print(line, file=sys.stderr, flush=True)

@@ -34,6 +34,10 @@ def read(path: Path, *, target: str | int | None, has_labels: bool) -> Iterator[
                 raise DataError(f"{path} has {len(names)} columns. Needed: at least one feature and the target.")
             column = target_column(target, names=names, width=len(names), where=str(path))
             yield from _rows(file, path, column=column, has_labels=has_labels)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} has text that is not UTF-8 ({error.reason}). Write it again as text in UTF-8."
+        ) from error
     except (arrow.ArrowException, OSError, OverflowError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
 

@@ -50,7 +50,7 @@ def splitting(spec: Mapping[str, Any]) -> dict[str, Any]:
     params = spec["params"]
     return {
         "val_fraction": spec["val_fraction"],
-        "test_fraction": spec["test_fraction"],
+        "test_fraction": spec["test_fraction"] or 0.0,  # null for pictures, which have a test set of their own
         "seed": params.get("seed", SEED),
         "normalize": params.get("normalize", spec["name"] in PICTURES),
     }
@@ -61,7 +61,7 @@ def sizes(spec: Mapping[str, Any], facts: Facts) -> dict[str, int]:
 
     Args: facts: what `describe` or `load` said of the same section.
     """
-    return splits.sizes(facts, val_fraction=spec["val_fraction"], test_fraction=spec["test_fraction"])
+    return splits.sizes(facts, val_fraction=spec["val_fraction"], test_fraction=spec["test_fraction"] or 0.0)
 
 
 def check_part(spec: Mapping[str, Any], facts: Facts, name: str) -> None:
@@ -126,7 +126,8 @@ def _pictures(name: str, spec: Mapping[str, Any], *, root: Path) -> BaseDataset:
 
     path = spec.get("path")
     folder = root / path if path else paths.cache_home() / name
-    return _built(ImageDataset, spec["params"], name, folder)
+    params = {key: value for key, value in spec["params"].items() if key not in ("normalize", "seed")}  # of the split
+    return _built(ImageDataset, params, name, folder)
 
 
 def _custom(spec: Mapping[str, Any], *, root: Path) -> BaseDataset:

@@ -23,6 +23,11 @@ def slices(n_rows: int, numbers_per_row: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n_rows))
 
 
+def plain(value: Any) -> Any:
+    """A number of numpy's as Python's own, which JSON and `isinstance` know; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 class CheckedDataset(BaseDataset):
     """A dataset from outside, of which nothing is believed that its table does not show."""
 
@@ -69,15 +74,13 @@ def _column(where: Array) -> str:
 
 
 def class_numbers(y: Array, *, name: str) -> Array:
-    """Targets as class numbers, shape (n,), int32: whole numbers from 0 as they are; text sorted and numbered.
+    """Targets as class numbers, shape (n,), int32: whole numbers from 0, as they are.
 
     Raises: DataError: not whole, negative, or not below the number of rows (which no numbering from 0 needs).
     """
-    if y.dtype.kind in "US":
-        return np.unique(y, return_inverse=True)[1].astype(np.int32)
     numbers = np.empty(len(y), np.int32)
     for rows in slices(len(y), 1):
-        piece = y[rows]
+        piece = y[rows] if y.dtype.kind != "f" else y[rows].astype(np.float64)  # float16 has no number of rows
         wrong = ~((piece >= 0) & (piece < max(2, len(y))) & (piece == np.floor(piece)))
         if wrong.any():
             row = int(np.argmax(wrong))

@@ -15,39 +15,10 @@ import numpy as np
 
 from autoexperiment.datasets.base import CLASSIFICATION, Facts, Table
 from autoexperiment.datasets.fingerprints import Fingerprint, of_arrays, of_parts
-from autoexperiment.datasets.soundness import slices
+from autoexperiment.datasets.scaling import Scaling, scaling_of
 from autoexperiment.datasets.streams import stream
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """x → (x / divisor - mean) / deviation. None: no normalising; the two have the shape (features,) or (channels,)."""
-
-    divisor: float = 1.0
-    mean: Array | None = None
-    deviation: Array | None = None
-
-    def __call__(self, x: Array, dtype: type[np.floating[Any]]) -> Array:
-        """Shape as given, C-contiguous, of `dtype`. `x` is overwritten where that saves a copy."""
-        if self.mean is None or self.deviation is None:
-            return np.ascontiguousarray(x, dtype) if self.divisor == 1.0 else self._divided(x, dtype)
-        if self.divisor != 1.0:
-            x = self._divided(x, dtype)
-            x -= self.mean.astype(dtype)
-            x /= self.deviation.astype(dtype)
-            return x
-        # float64 until the mean is gone: 1e9 + 0.5 has no half left in float32
-        x = x.astype(np.float64, copy=False)
-        x -= self.mean
-        x /= self.deviation
-        return np.ascontiguousarray(x, dtype)
-
-    def _divided(self, x: Array, dtype: type[np.floating[Any]]) -> Array:
-        scaled = np.ascontiguousarray(x, dtype)
-        scaled /= self.divisor
-        return scaled
 
 
 class Part:
@@ -57,7 +28,7 @@ class Part:
         """`rows`: numbers of the table's rows, ascending, shape (n,)."""
         self.rows = rows
         self._X, self._y = np.asarray(table.X), np.asarray(table.y)
-        self._scaling = scaling
+        self.scaling = scaling
         self._y_type = np.int32 if is_classification else None
         # `take` is three times as fast as an index, but copies a whole array that is not laid out simply
         self._is_simple = self._X.flags.c_contiguous and self._X.flags.aligned and self._X.dtype.isnative
@@ -73,13 +44,25 @@ class Part:
             of `dtype`. Both are copies.
         """
         rows = self.rows[which]
-        x = self._X.take(rows, axis=0) if self._is_simple else self._X[rows]
-        return self._scaling(x, dtype), self._y[rows].astype(self._y_type or dtype, copy=False)
+        x = self._rows(rows)
+        return self.scaling(x, dtype), self._targets(rows, dtype)
 
     def batches(self, size: int, dtype: type[np.floating[Any]] = np.float32) -> Iterator[tuple[Array, Array]]:
         """All rows in order, `size` at a time, as `take` gives them."""
         for start in range(0, len(self), size):
             yield self.take(slice(start, start + size), dtype)
+
+    def raw_batches(self, size: int, dtype: type[np.floating[Any]] = np.float32) -> Iterator[tuple[Array, Array]]:
+        """As `batches`, but x as the table has it: neither scaled nor of another type."""
+        for start in range(0, len(self), size):
+            rows = self.rows[start : start + size]
+            yield self._rows(rows), self._targets(rows, dtype)
+
+    def _rows(self, rows: Array) -> Array:
+        return self._X.take(rows, axis=0) if self._is_simple else self._X[rows]
+
+    def _targets(self, rows: Array, dtype: type[np.floating[Any]]) -> Array:
+        return self._y[rows].astype(self._y_type or dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -112,17 +95,18 @@ def split(
     A table with test rows of its own keeps them, and only the validation part is drawn, from the rest. Fractions are
     rounded; a fraction above 0 gives at least one row where there are 3 or more, and the train part has one always.
 
-    Args: identity: stands for the rows in the fingerprint; "": their numbers do.
+    Args: identity: stands for the rows in the fingerprint; "": their numbers and the names of their classes do.
     """
     y = table.y if facts.task == CLASSIFICATION else None
     drawn = draw(
         len(table.X), n_own_test=table.n_test, y=y, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed
     )
-    scaling = _scaling(table.X, drawn[0], normalize=normalize)
+    scaling = scaling_of(table.X, drawn[0], normalize=normalize)
     train, val, test = (
         Part(table, rows, scaling=scaling, is_classification=facts.task == CLASSIFICATION) for rows in drawn
     )
-    fingerprint = of_parts(identity or of_arrays(table.X, table.y), drawn, normalize=normalize)
+    identity = identity or of_arrays(table.X, table.y) + "".join(map(repr, table.classes))
+    fingerprint = of_parts(identity, drawn, normalize=normalize)
     return Splits(train, val, test, facts, fingerprint)
 
 
@@ -171,43 +155,3 @@ def _order(n: int, y: Array | None, *, seed: int) -> Array:
     key = np.empty(n)
     key[by_class] = place
     return order[np.argsort(key[order], kind="stable")]  # rows of equal place stay in random order
-
-
-def _scaling(X: Array, train: Array, *, normalize: bool) -> Scaling:
-    pixels = X.ndim == 4 and X.dtype == np.uint8
-    divisor = 255.0 if pixels else 1.0
-    if not normalize:
-        return Scaling(divisor)
-    mean, deviation = moments(X, train)
-    mean, deviation = mean / divisor, deviation / divisor
-    return Scaling(divisor, mean, np.where(deviation > 0, deviation, 1.0))
-
-
-def moments(X: Array, rows: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of the columns, or of the channels of pictures, over some rows.
-
-    Source: Chan, Golub & LeVeque 1979, pairwise updating, on values shifted by the first row: a constant column
-    has the deviation 0 exactly, and a large mean costs no digits.
-    """
-    shift = X[rows[0]].reshape(-1).astype(np.float64)
-    n, mean, squares = 0, np.zeros_like(shift), np.zeros_like(shift)
-    for piece in slices(len(rows), len(shift)):
-        x = X[rows[piece]].reshape(piece.stop - piece.start, -1).astype(np.float64)
-        x -= shift
-        mean_here = x.mean(axis=0)
-        x -= mean_here
-        more, step = len(x), mean_here - mean
-        squares += np.einsum("ij,ij->j", x, x) + step * step * (n * more / (n + more))
-        mean += step * (more / (n + more))
-        n += more
-    if X.ndim == 4:
-        return _over_pixels(mean + shift, squares, n_rows=n, channels=X.shape[3])
-    return mean + shift, np.sqrt(squares / n)
-
-
-def _over_pixels(mean: Array, squares: Array, *, n_rows: int, channels: int) -> tuple[Array, Array]:
-    """Moments of the channels from those of every pixel of every channel."""
-    mean, squares = mean.reshape(-1, channels), squares.reshape(-1, channels)
-    overall = mean[0] + (mean - mean[0]).mean(axis=0)  # exact for a constant channel
-    total = squares.sum(axis=0) + n_rows * ((mean - overall) ** 2).sum(axis=0)
-    return overall, np.sqrt(total / (n_rows * len(mean)))

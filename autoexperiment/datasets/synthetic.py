@@ -7,12 +7,13 @@ leaves the rows as they are, and a larger n_samples leaves the first rows as the
 from __future__ import annotations
 
 import json
-import math
+import reprlib
 from typing import Any
 
 import numpy as np
 
 from autoexperiment.datasets.base import CLASSIFICATION, REGRESSION, BaseDataset, Facts, Table
+from autoexperiment.datasets.soundness import plain
 from autoexperiment.datasets.streams import stream
 from autoexperiment.errors import DataError
 
@@ -20,6 +21,7 @@ Array = np.ndarray[Any, Any]
 
 GENERATOR = 1  # of the rules here: another number, and no earlier run has been trained on the same rows
 MOST_MB = 1000
+MOST_SPREAD = 1e15  # of class_sep and noise_std: times a billion classes, or 10 deviations, it still fits a float32
 _ROWS_AT_ONCE = 8192  # centres are added in pieces: no second array of the data's size
 
 
@@ -37,9 +39,12 @@ class SyntheticRegressionDataset(BaseDataset):
         seed: int = 42,
     ) -> None:
         """Raises: DataError: parameters out of range, all of them named, or rows of more than 1000 MB."""
+        n_samples, n_features, n_informative, noise_std, seed = map(
+            plain, (n_samples, n_features, n_informative, noise_std, seed)
+        )
         faults = _faults_of_shape(n_samples, n_features, n_informative)
-        if not _is_number(noise_std) or noise_std < 0:
-            faults.append(f"Invalid value for 'noise_std': must be non-negative number, got {noise_std!r}.")
+        if not _is_number(noise_std) or not 0 <= noise_std <= MOST_SPREAD:
+            faults.append(_spread("noise_std", "non-negative", noise_std))
         _refuse(faults + _faults_of_seed(seed))
         self.n_samples, self.n_features = n_samples, n_features
         self.n_informative = n_features if n_informative is None else n_informative
@@ -94,6 +99,9 @@ class SyntheticClassificationDataset(BaseDataset):
         seed: int = 42,
     ) -> None:
         """Raises: DataError: parameters out of range, all of them named, or rows of more than 1000 MB."""
+        n_samples, n_features, n_classes, class_sep, n_informative, seed = map(
+            plain, (n_samples, n_features, n_classes, class_sep, n_informative, seed)
+        )
         faults = _faults_of_shape(n_samples, n_features, n_informative)
         if not _is_whole(n_classes) or n_classes < 2:
             faults.append(f"Invalid value for 'n_classes': must be integer >= 2, got {n_classes!r}.")
@@ -101,8 +109,8 @@ class SyntheticClassificationDataset(BaseDataset):
             faults.append(
                 f"'n_samples' ({n_samples}) must be >= 'n_classes' ({n_classes}), for each class to have a sample."
             )
-        if not _is_number(class_sep) or class_sep <= 0:
-            faults.append(f"Invalid value for 'class_sep': must be positive number, got {class_sep!r}.")
+        if not _is_number(class_sep) or not 0 < class_sep <= MOST_SPREAD:
+            faults.append(_spread("class_sep", "positive", class_sep))
         _refuse(faults + _faults_of_seed(seed))
         self.n_samples, self.n_features, self.n_classes = n_samples, n_features, n_classes
         self.n_informative = n_features if n_informative is None else n_informative
@@ -155,7 +163,11 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _spread(name: str, kind: str, value: object) -> str:
+    return f"Invalid value for {name!r}: must be {kind} number up to {MOST_SPREAD:g}, got {reprlib.repr(value)}."
 
 
 def _faults_of_shape(n_samples: int, n_features: int, n_informative: int | None) -> list[str]:
@@ -186,8 +198,9 @@ def _faults_of_seed(seed: int) -> list[str]:
 
 
 def _checked_seed(seed: int) -> int:
+    seed = plain(seed)
     _refuse(_faults_of_seed(seed))
-    return int(seed)
+    return seed
 
 
 def _refuse(faults: list[str]) -> None:

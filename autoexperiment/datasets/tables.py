@@ -19,13 +19,15 @@ from numpy.lib import format as npy
 
 from autoexperiment import paths
 from autoexperiment.datasets.arrays import open_npy
+from autoexperiment.datasets.base import are_names
 from autoexperiment.errors import DataError
-from autoexperiment.files import Lock, fsync, fsync_dir, remove_folder
+from autoexperiment.files import Lock, dump_json, fsync, fsync_dir, load_json, remove_folder
 
 Array = np.ndarray[Any, Any]
 
-FORMAT = 1  # of the conversion's rules: another number, and every file is converted again
+FORMAT = 2  # of the conversion's rules: another number, and every file is converted again
 _MOST_CLASSES = 1 << 16
+_NAMES = "classes.json"
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,16 @@ class Rows:
     y: Array | Sequence[str]
 
 
-def converted(source: Path, *, options: str, write: Callable[[Path], None]) -> tuple[Array, Array]:
+Columns = tuple[Array, Array, tuple[str, ...]]  # X, y, and names of classes if they have names
+Write = Callable[[Path], Sequence[str]]
+
+
+def converted(source: Path, *, options: str, write: Write) -> Columns:
     """X and y of a file, memory-mapped from the cache, where `write(folder)` puts them the first time.
 
-    Args: options: everything but the content that the arrays depend on.
+    Args:
+        options: everything but the content that the arrays depend on.
+        write: gives the names of the classes.
     Raises: DataError: what `write` raises; the file changed meanwhile; the cache cannot be written.
     """
     digest = sha256_of(source)
@@ -69,20 +77,22 @@ def sha256_of(path: Path) -> str:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from error
 
 
-def _opened(folder: Path) -> tuple[Array, Array] | None:
+def _opened(folder: Path) -> Columns | None:
     try:
-        return open_npy(folder / "X.npy"), open_npy(folder / "y.npy")
-    except DataError:
+        names = load_json((folder / _NAMES).read_bytes())
+        return (open_npy(folder / "X.npy"), open_npy(folder / "y.npy"), tuple(names)) if are_names(names) else None
+    except (DataError, OSError, ValueError, RecursionError):
         return None  # absent, or damaged by somebody else: made again
 
 
-def _convert(source: Path, folder: Path, *, digest: str, write: Callable[[Path], None]) -> None:
+def _convert(source: Path, folder: Path, *, digest: str, write: Write) -> None:
     """Make the folder under another name and rename it; a killed process's rest goes first."""
     unfinished = folder.with_name(f".{folder.name}.part")
     remove_folder(unfinished)
     unfinished.mkdir(parents=True)
     try:
-        write(unfinished)
+        names = write(unfinished)
+        (unfinished / _NAMES).write_text(dump_json(list(names)))
         if sha256_of(source) != digest:
             raise DataError(f"{source} changed while it was read. Wait until whoever writes it is done, and try again.")
         for file in unfinished.iterdir():
@@ -96,9 +106,10 @@ def _convert(source: Path, folder: Path, *, digest: str, write: Callable[[Path],
         raise
 
 
-def write_rows(folder: Path, rows: Iterable[Rows], *, name: str) -> None:
+def write_rows(folder: Path, rows: Iterable[Rows], *, name: str) -> tuple[str, ...]:
     """Write X.npy (float64) and y.npy (float64 numbers, or int32 class numbers of labels), a piece at a time.
 
+    Returns: names of the classes, if they have names.
     Raises: DataError: no rows, or labels that are not class numbers or names; see `Labels`.
     """
     labels = Labels(name)
@@ -113,6 +124,7 @@ def write_rows(folder: Path, rows: Iterable[Rows], *, name: str) -> None:
         y_out.close()
     if labels:
         _number(folder / "y.npy", labels)
+    return labels.names()
 
 
 def _number(path: Path, labels: Labels) -> None:
@@ -172,16 +184,19 @@ class Labels:
             )
         return found
 
+    def names(self) -> tuple[str, ...]:
+        """The labels by class number; () if they are class numbers themselves."""
+        return tuple(sorted(self._codes)) if all(number_of(label) is None for label in self._codes) else ()
+
     def numbers(self, n_rows: int) -> Array:
         """The class number of each code, int32, shape (n_labels,). Raises: DataError: they cannot be numbered."""
-        values = {label: number_of(label) for label in self._codes}
-        names = sorted(label for label, value in values.items() if value is None)
-        if len(names) == len(values):
+        if names := self.names():
             rank = {label: i for i, label in enumerate(names)}
             return np.array([rank[label] for label in self._codes], np.int32)
-        if names:
+        values = {label: number_of(label) for label in self._codes}
+        if words := sorted(label for label, value in values.items() if value is None):
             raise DataError(
-                f"{self._name} has the class {names[0]!r} among classes that are numbers. "
+                f"{self._name} has the class {words[0]!r} among classes that are numbers. "
                 "Allowed: whole numbers from 0, or names. Write all of them in one way."
             )
         return np.array([self._class_number(label, value, n_rows) for label, value in values.items()], np.int32)
@@ -193,6 +208,28 @@ class Labels:
                 f'({n_rows}), or names. For other numbers set "task": "regression".'
             )
         return int(value)
+
+
+def numbered(y: Array, *, name: str) -> tuple[Array, tuple[str, ...]]:
+    """Class numbers, shape (n,), int32, of an array of texts, and the names of the classes, as of a table's target.
+
+    Raises: DataError: see `Labels`; or a text is empty, or is of bytes that are no UTF-8.
+    """
+    distinct, inverse = np.unique(y, return_inverse=True)
+    texts = [_text(label, name).strip() for label in distinct.tolist()]
+    if "" in texts:
+        row = int(np.argmax(inverse == texts.index("")))
+        raise DataError(f"{name} is empty in row {row}, counted from 0. Every target is needed.")
+    labels = Labels(name)
+    codes = labels.codes(texts)
+    return labels.numbers(len(y))[codes][inverse.reshape(-1)], labels.names()
+
+
+def _text(label: str | bytes, name: str) -> str:
+    try:
+        return label if isinstance(label, str) else label.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} has the class {label!r}, which is not text in UTF-8. Write it as text.") from error
 
 
 def number_of(text: str) -> float | None:

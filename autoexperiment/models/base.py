@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from autoexperiment.errors import DataError
+
 Array = np.ndarray[Any, Any]
 
 
@@ -32,11 +34,14 @@ class Model(ABC):
     def predict(self, X: Array) -> Array:
         """Regression: predictions, shape (n,). Classification: class numbers, shape (n,).
 
-        Args: X: shape (n, *row shape), as the training data was (after scaling and normalising).
+        Args: X: shape (n, *row shape), as the file or the dataset has them: the model itself scales and normalises
+            them, as it did the rows that it was trained on. Pictures of type uint8 are pixels from 0 to 255.
         """
 
     def predict_proba(self, X: Array) -> Array:
-        """Probabilities of the classes, shape (n, n_classes), float64. Raises: DataError: this is no classifier."""
-        from autoexperiment.errors import DataError
+        """Probabilities of the classes, shape (n, n_classes), float64.
 
+        Args: X: as for `predict`.
+        Raises: DataError: this is no classifier.
+        """
         raise DataError(f"{self.name} was trained for regression: it has no class probabilities. Use predict(X).")

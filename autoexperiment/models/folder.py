@@ -7,23 +7,35 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from autoexperiment.datasets.base import TASKS, Facts
+from autoexperiment.datasets.base import TASKS, Facts, are_names
+from autoexperiment.datasets.scaling import Scaling
 from autoexperiment.errors import DataError
 from autoexperiment.files import dump_json, load_json
 from autoexperiment.models.base import Array
 from autoexperiment.models.parameters import is_whole
 
 CONFIG = "config.json"
-_KEYS = {"model", "params", "task", "row_shape", "n_classes"}
-_CONFIG_BYTES = 1_000_000
+_KEYS = {"model", "params", "task", "row_shape", "n_classes", "classes", "scaling"}
+_CONFIG_BYTES = 100_000_000  # means and deviations of a million features
 _HEADER_BYTES = 1_000
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER = re.compile(rb"\{'descr': '([<>|=]?\w{1,4})', 'fortran_order': (False|True), 'shape': \(([0-9, ]*)\), \} *\n")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a model's config.json says. The parameters are not looked at yet."""
+
+    model: str
+    params: dict[str, Any]
+    facts: Facts
+    scaling: Scaling
 
 
 def write(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
@@ -60,21 +72,25 @@ def _load_config(path: Path) -> Any:
         raise DataError(f"{path} is not valid JSON: {error}. Name a complete checkpoint.") from error
 
 
-def read_config(folder: Path) -> tuple[str, dict[str, Any], Facts]:
-    """A model's name, its parameters (not looked at yet), and the data that it fits.
-
+def read_config(folder: Path) -> Saved:
+    """
     Raises: DataError: the file is missing, or is not a model's configuration.
     """
     path = folder / CONFIG
     config = _load_config(path)
     if not isinstance(config, dict) or config.keys() != _KEYS:
         raise DataError(f"{path} is no model's configuration. Needed: {', '.join(sorted(_KEYS))}, and nothing else.")
-    shape, n_classes = config["row_shape"], config["n_classes"]
+    shape, n_classes, names = config["row_shape"], config["n_classes"], config["classes"]
     are_numbers = isinstance(shape, list) and len(shape) in (1, 3) and all(_is_size(size) for size in shape)
     are_words = isinstance(config["model"], str) and config["task"] in TASKS and isinstance(config["params"], dict)
-    if not are_numbers or not are_words or not is_whole(n_classes, least=0, most=2**31 - 1):
+    is_counted = is_whole(n_classes, least=0, most=2**31 - 1) and are_names(names) and len(names) in (0, n_classes)
+    if not are_numbers or not are_words or not is_counted:
         raise DataError(f"{path} has a value of the wrong kind. The file is not one that this program wrote.")
-    return config["model"], config["params"], Facts(config["task"], 0, tuple(shape), n_classes)
+    facts = Facts(config["task"], 0, tuple(shape), n_classes, classes=tuple(names))
+    try:
+        return Saved(config["model"], config["params"], facts, Scaling.from_json(config["scaling"], width=shape[-1]))
+    except DataError as error:
+        raise DataError(f"{path}: {error} The file is not one that this program wrote.") from error
 
 
 def _is_size(value: object) -> bool:

@@ -66,6 +66,14 @@ class Head:
         # One against the rest: the classes' probabilities, scaled so that they add up to 1.
         return _softmax(_log_sigmoid(raw) if self.kind == Kind.ONE_VS_REST else raw)
 
+    def classes(self, raw: Array) -> Array:
+        """The likeliest class of each row, shape (n,), int32; the lowest number where several are equally likely.
+
+        Of the raw outputs: probabilities close to 1 are rounded to the same number.
+        """
+        numbers: Array = raw[:, 0] > 0 if self.kind == Kind.BINARY else raw.argmax(axis=1)
+        return numbers.astype(np.int32)
+
 
 def allowed_outputs(facts: Facts) -> tuple[int, ...]:
     """How many raw outputs a network for such data may have, the usual number first; () if no number will do."""
@@ -85,12 +93,6 @@ def _softmax(logits: Array) -> Array:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares: Array = powers / powers.sum(axis=1, keepdims=True)
     return shares
-
-
-def classes(probabilities: Array) -> Array:
-    """The likeliest class of each row, shape (n,), int32; the lowest number where several are equally likely."""
-    numbers: Array = probabilities.argmax(axis=1).astype(np.int32)
-    return numbers
 
 
 def is_classification(facts: Facts) -> bool:

@@ -31,7 +31,10 @@ class Moments:
         self.products = np.zeros((n_features + 1, n_features + 1))
 
     def add(self, X: Array, y: Array) -> None:
-        """Take in a chunk: X of shape (n, n_features), y of shape (n,), any real types."""
+        """Take in a chunk: X of shape (n, n_features), y of shape (n,), any real types.
+
+        Raises: DataError: NaN or infinite numbers.
+        """
         if len(X) and not self.n:
             # Counted from the first row, a constant column is zero exactly, and not some rounding error.
             self.origin[:-1], self.origin[-1] = X[0], y[0]
@@ -46,6 +49,8 @@ class Moments:
         np.subtract(X, self.origin[:-1], out=block[:, :-1])
         np.subtract(y, self.origin[-1], out=block[:, -1])
         mean = np.ones(count) @ block / count
+        if not np.isfinite(mean).all() and not (np.isfinite(X).all() and np.isfinite(y).all()):
+            raise DataError("The rows or targets hold NaN or infinite numbers. Remove such rows or fill them in.")
         block -= mean
         step, total = mean - self.mean, self.n + count
         self.products += block.T @ block

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from autoexperiment.datasets.base import REGRESSION, Facts
+from autoexperiment.datasets.soundness import plain
 from autoexperiment.errors import DataError
 from autoexperiment.models import initial
 from autoexperiment.models.base import Array
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 _MOST_FEATURES = 10_000  # of the closed form: its matrix then takes 0.8 GB, and solving it a minute
-_ROWS_AT_ONCE = 1 << 20  # numbers of one block of predictions
+_NUMBERS_AT_ONCE = 1 << 20  # of one block of predictions
 
 
 class LinearRegression(Network):
@@ -44,7 +45,7 @@ class LinearRegression(Network):
         n_features: int | None = None,
     ) -> None:
         """Args: n_features: without it, taken over from the data of `fit_closed_form` or from a loaded folder."""
-        facts = Facts(REGRESSION, 0, (n_features or 0,))
+        facts = Facts(REGRESSION, 0, (plain(n_features) or 0,))
         self.use_gradient_descent = use_gradient_descent
         super().__init__(facts, Head(facts, 1), seed=seed, l2_regularization=l2_regularization)
         self.refuse_faults(self.params(), facts)
@@ -95,7 +96,7 @@ class LinearRegression(Network):
 
         The result minimises sum((X @ weights + bias - y)²) + l2_regularization * sum(weights²).
 
-        Args: chunks: pairs of X, shape (n, *row shape), and y, shape (n,).
+        Args: chunks: pairs of X, shape (n, *row shape), scaled already, and y, shape (n,).
         Raises: DataError: no rows, shapes that do not fit, or numbers whose squares overflow.
         """
         moments: Moments | None = None
@@ -117,10 +118,17 @@ class LinearRegression(Network):
         return self.rows(X).reshape(len(X), self.facts.n_features), y
 
     def predict(self, X: Array) -> Array:
-        arrays = self.arrays()
-        if not arrays:
+        if not self.arrays():
             raise DataError(f"{self.name} has no weights yet. First fit it, or load a folder: model.load(FOLDER).")
-        X = self.rows(X).reshape(len(X), self.facts.n_features)
-        step = max(1, _ROWS_AT_ONCE // self.facts.n_features)
-        parts = [X[start : start + step] @ arrays["weights"] for start in range(0, len(X), step)]
-        return np.concatenate([np.empty(0), *parts]) + arrays["bias"]
+        X = self.rows(X)
+        return np.concatenate([np.empty(0), *(self.predict_scaled(self.scaled(X[rows])) for rows in self._blocks(X))])
+
+    def predict_scaled(self, x: Array) -> Array:
+        """Predictions, shape (n,), from rows as `fit_closed_form` has them, shape (n, *row shape)."""
+        weights, bias = self.arrays().values()
+        x = x.reshape(len(x), self.facts.n_features)
+        return np.concatenate([np.empty(0), *(x[rows] @ weights for rows in self._blocks(x))]) + bias
+
+    def _blocks(self, X: Array) -> Iterator[slice]:
+        step = max(1, _NUMBERS_AT_ONCE // self.facts.n_features)
+        return (slice(start, start + step) for start in range(0, len(X), step))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from autoexperiment.datasets.base import CLASSIFICATION, REGRESSION, Facts
+from autoexperiment.datasets.soundness import plain
 from autoexperiment.models import initial
 from autoexperiment.models.base import Array
 from autoexperiment.models.heads import Head, allowed_outputs
@@ -50,7 +51,7 @@ class MLP(Network):
         facts: Facts | None = None,
     ) -> None:
         """Args: facts: the data to fit. Without it: a regression if there is one output, else a class for each."""
-        self.layer_sizes = tuple(layer_sizes)
+        self.layer_sizes = tuple(map(plain, layer_sizes))
         self.activation = activation
         self.output_activation = output_activation
         facts = facts or _facts_of(self.layer_sizes)

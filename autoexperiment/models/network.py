@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from autoexperiment.datasets.base import Facts
+from autoexperiment.datasets.scaling import Scaling
+from autoexperiment.datasets.soundness import plain
 from autoexperiment.errors import DataError
 from autoexperiment.models import folder as folders
 from autoexperiment.models.base import Array, Model
-from autoexperiment.models.heads import Head, classes, is_classification
+from autoexperiment.models.heads import Head, is_classification
 from autoexperiment.models.parameters import MOST_PARAMETERS, Parameter, faults_of
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Network(Model):
     Attributes:
         facts: the data it fits; `n_rows` is 0, for a model is not bound to a number of rows.
         head: what its outputs mean.
+        scaling: of the rows it is trained on, and of those that it predicts from.
         seed: of the first values.
         l2_regularization: training adds it, times the sum of squares of the `penalised` arrays and divided by the
             number of training rows, to the loss: a linear model's optimum is then ridge regression with this alpha.
@@ -47,8 +50,9 @@ class Network(Model):
         """Raises: DataError: the parameters are not allowed or do not fit the data."""
         self.facts = replace(facts, n_rows=0)
         self.head = head
-        self.seed = seed
-        self.l2_regularization = l2_regularization
+        self.scaling = Scaling()
+        self.seed: int = plain(seed)
+        self.l2_regularization: float = plain(l2_regularization)
         self._arrays: dict[str, Array] | None = None
         self._on_device: dict[str, mx.array] | None = None
 
@@ -80,7 +84,7 @@ class Network(Model):
     def forward(self, parameters: Mapping[str, mx.array], x: mx.array) -> mx.array:
         """Raw outputs, shape (n, head.n_outputs), before the output activation: a pure function.
 
-        Args: x: shape (n, *facts.shape), float32.
+        Args: x: shape (n, *facts.shape), float32, scaled.
         """
 
     @abstractmethod
@@ -157,11 +161,21 @@ class Network(Model):
     # predictions
 
     def predict(self, X: Array) -> Array:
-        outputs = self._outputs_of(X)
-        return classes(outputs) if is_classification(self.facts) else outputs
+        raw = self.raw(X)
+        return self.head.classes(raw) if is_classification(self.facts) else self.head.outputs(raw)
 
     def predict_proba(self, X: Array) -> Array:
-        return self._outputs_of(X) if is_classification(self.facts) else super().predict_proba(X)
+        return self.classify(X)[1] if is_classification(self.facts) else super().predict_proba(X)
+
+    def classify(self, X: Array) -> tuple[Array, Array]:
+        """What `predict` and `predict_proba` give, of one pass."""
+        raw = self.raw(X)
+        return self.head.classes(raw), self.head.outputs(raw)
+
+    def raw(self, X: Array) -> Array:
+        """Outputs before the output activation, shape (n, head.n_outputs), float32. X: as for `predict`."""
+        parts = list(self._raw_parts(self.rows(X)))
+        return np.concatenate(parts) if parts else np.empty((0, self.head.n_outputs), np.float32)
 
     def rows(self, X: Array) -> Array:
         """The argument of `predict`; pictures may also be long rows. Raises: DataError: shape or type does not fit."""
@@ -171,18 +185,17 @@ class Network(Model):
             raise DataError(f"{self.name}: X has shape {X.shape} and type {X.dtype}. Needed: numbers, ({wanted}).")
         return X
 
-    def _outputs_of(self, X: Array) -> Array:
-        parts = list(self._raw_parts(self.rows(X)))
-        raw = np.concatenate(parts) if parts else np.empty((0, self.head.n_outputs), np.float32)
-        return self.head.outputs(raw)
+    def scaled(self, X: Array) -> Array:
+        """Rows that `rows` let pass, as training has them: shape (n, *facts.shape), of the model's type."""
+        copied = np.array(X).reshape(-1, *self.facts.shape)  # scaling overwrites it
+        return self.scaling.of_type(X.dtype, is_picture=len(self.facts.shape) == 3)(copied, self.dtype)
 
     def _raw_parts(self, X: Array) -> Iterator[Array]:
         from autoexperiment.models.losses import mx
 
         size = max(1, _NUMBERS_AT_ONCE // self.numbers_per_row())
         for start in range(0, len(X), size):
-            part = np.ascontiguousarray(X[start : start + size], dtype=np.float32)
-            yield np.array(self.forward(self.parameters(), mx.array(part.reshape(-1, *self.facts.shape))))
+            yield np.array(self.forward(self.parameters(), mx.array(self.scaled(X[start : start + size]))))
 
     # folders
 
@@ -193,10 +206,17 @@ class Network(Model):
             "task": self.facts.task,
             "row_shape": list(self.facts.shape),
             "n_classes": self.facts.n_classes,
+            "classes": list(self.facts.classes),
+            "scaling": self.scaling.to_json(),
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json and one .npy file for each array; the same bytes for the same model."""
+        """Write config.json and one .npy file for each array; the same bytes for the same model.
+
+        Raises: DataError: it has no arrays yet.
+        """
+        if not self.shapes():
+            raise DataError(f"{self.name} has no weights yet, so there is nothing to save. First fit it.")
         folders.write(Path(folder), self.config(), self.arrays())
 
     def load(self, folder: str | Path) -> Self:
@@ -213,12 +233,15 @@ class Network(Model):
     @classmethod
     def saved(cls, folder: Path) -> Self:
         """The model in a folder. Raises: DataError: as `load`."""
-        name, params, facts = folders.read_config(folder)
-        if name != cls.name:
-            raise DataError(f"{folder} holds a model {name!r}. Needed here: {cls.name!r}. Try models.load(folder).")
-        if found := cls.faults(params, facts):
-            raise DataError(f"{folder / folders.CONFIG}: {found[0]} The file is not one that this program wrote.")
-        model = cls.build(params, facts)
+        found = folders.read_config(folder)
+        if found.model != cls.name:
+            raise DataError(
+                f"{folder} holds a model {found.model!r}. Needed here: {cls.name!r}. Try models.load(folder)."
+            )
+        if faults := cls.faults(found.params, found.facts):
+            raise DataError(f"{folder / folders.CONFIG}: {faults[0]} The file is not one that this program wrote.")
+        model = cls.build(found.params, found.facts)
+        model.scaling = found.scaling
         model.set_arrays(folders.read_arrays(folder, model.shapes(), dtype=cls.dtype))
         return model
 

@@ -39,7 +39,7 @@ def load(folder: str | Path) -> Network:
 
     Raises: DataError: nothing sound is there; the message names the file.
     """
-    name, _, _ = folders.read_config(Path(folder))
+    name = folders.read_config(Path(folder)).model
     if name not in MODELS:
         raise DataError(unknown("model", name, MODELS, where=str(Path(folder) / folders.CONFIG)))
     return MODELS[name].saved(Path(folder))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from autoexperiment.datasets.base import REGRESSION, Facts
+from autoexperiment.datasets.soundness import plain
 from autoexperiment.models import initial
 from autoexperiment.models.base import Array
 from autoexperiment.models.heads import Head
@@ -57,8 +58,8 @@ class ResNet(Network):
     def __init__(
         self, depth: int = 20, width: int = 16, *, seed: int = 42, l2_regularization: float = 0.0, facts: Facts
     ) -> None:
-        self.depth = depth
-        self.width = width
+        self.depth: int = plain(depth)
+        self.width: int = plain(width)
         super().__init__(facts, _head(facts), seed=seed, l2_regularization=l2_regularization)
         self.refuse_faults(self.params(), facts)
 

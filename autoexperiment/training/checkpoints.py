@@ -265,11 +265,24 @@ def _load_slots(path: Path) -> Array | None:
     return slots
 
 
+def check_final(checkpoint: Checkpoint, *, n_epochs: int) -> None:
+    """Raises: DataError: a final checkpoint is not one of the last of so many epochs."""
+    if checkpoint.is_final and checkpoint.epoch != n_epochs:
+        raise DataError(
+            f"{checkpoint.folder} holds the checkpoint of epoch {checkpoint.epoch}, and the run's last is {n_epochs}: "
+            f"it was put there. Name that epoch's own: {EPOCH_CHECKPOINT}{checkpoint.epoch}"
+        )
+
+
 def names(run: RunPaths) -> list[str]:
-    """Folders with a checkpoint's name, the newest last, the final one at the very end; they may be damaged."""
+    """Folders with a checkpoint's name, the newest last, the final one at the very end; they may be damaged.
+
+    A link is none: it leads to what another run, or nobody, has written.
+    """
     if not run.checkpoints.is_dir():
         return []
-    found = [entry.name for entry in os.scandir(run.checkpoints) if entry.is_dir() and _epoch_of(entry.name)]
+    with os.scandir(run.checkpoints) as entries:
+        found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and _epoch_of(entry.name)]
     return sorted(found, key=_epoch_of)
 
 

@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -76,12 +77,25 @@ def act(request: Request, voice: Voice, stop: Stop) -> int:
     return acts[request.act](request, voice, stop)
 
 
+@contextmanager
+def _foreign_code(request: Request, stop: Stop) -> Iterator[None]:
+    """While a dataset's own class may run: in the workspace's root, where its paths start; signals are ours again after."""
+    if not request.config["dataset"].get("loader"):
+        yield
+        return
+    import autoexperiment.blas  # noqa: F401  # before the class imports mlx.core
+
+    with chdir(request.root):
+        yield
+    stop.install()
+
+
 def _load(request: Request, voice: Voice, stop: Stop) -> Any:
-    """The data, split. What foreign code did to the signals is undone."""
+    """The data, split."""
     from autoexperiment import datasets
 
-    splits = datasets.load(request.config["dataset"], root=Path(request.root))
-    stop.install()
+    with _foreign_code(request, stop):
+        splits = datasets.load(request.config["dataset"], root=Path(request.root))
     sizes = ", ".join(f"{len(splits.part(name))} {name}" for name in ("train", "val", "test"))
     shape = splits.facts.shape
     voice.say(f"dataset: {sizes} rows of {' x '.join(map(str, shape))} {'features' if len(shape) == 1 else 'numbers'}")
@@ -116,7 +130,7 @@ def _evaluate(request: Request, voice: Voice, stop: Stop) -> int:
     from autoexperiment import datasets
     from autoexperiment.training import evaluate
 
-    checkpoint, model = evaluate.load(Path(request.run_dir), request.checkpoint)
+    checkpoint, model = evaluate.load(Path(request.run_dir), request.checkpoint, config=request.config)
     voice.say(f"checkpoint: {checkpoint.name}, after epoch {checkpoint.epoch}")
     splits = _load(request, voice, stop)
     evaluate.check_fit(model, splits.facts, where=checkpoint.folder)
@@ -132,6 +146,7 @@ def _evaluate(request: Request, voice: Voice, stop: Stop) -> int:
         "n_rows": len(part),
         "own_data": own_data,
         "metrics": metrics,
+        **({"classes": list(model.facts.classes)} if model.facts.classes else {}),
     }
     write_json(Path(request.result), answer)
     voice.say(f"done: {len(part)} rows")
@@ -141,8 +156,8 @@ def _evaluate(request: Request, voice: Voice, stop: Stop) -> int:
 def _describe(request: Request, voice: Voice, stop: Stop) -> int:
     from autoexperiment import datasets, models
 
-    facts = datasets.describe(request.config["dataset"], root=Path(request.root))
-    stop.install()
+    with _foreign_code(request, stop):
+        facts = datasets.describe(request.config["dataset"], root=Path(request.root))
     faults = models.check(request.config["model"], facts)
     write_json(Path(request.result), {"facts": {**asdict(facts), "shape": list(facts.shape)}, "faults": faults})
     voice.say(f"done: {facts.n_rows} rows")

@@ -54,7 +54,7 @@ class Closed:
         """Mean squared error."""
         scores = RegressionScores()
         for x, y in self._chunks(part):
-            scores.add(y, self.model.predict(x))
+            scores.add(y, self.model.predict_scaled(x))
         loss = scores.mse()
         return math.nan if loss is None else loss
 

@@ -90,7 +90,7 @@ class Descent:
 
     def _function(self, n_rows: int, given: Sequence[mx.array]) -> Step:
         """`_advance` for a batch of so many rows; only whole batches are worth a replay."""
-        if n_rows != self._training["batch_size"]:
+        if n_rows != min(self._training["batch_size"], self._n_train):
             return self._advance
         if self._replay is None:
             self._replay = replayed(self._advance, *given)

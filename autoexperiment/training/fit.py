@@ -76,7 +76,8 @@ class Plan:
 def trainer_of(
     model: Network, splits: Splits, training: Mapping[str, Any], *, should_stop: Callable[[], bool]
 ) -> Trainer:
-    """The trainer of a model. MLX is imported for gradients only."""
+    """The trainer of a model, which takes over the scaling of the data. MLX is imported for gradients only."""
+    model.scaling = splits.train.scaling
     if isinstance(model, LinearRegression) and not model.use_gradient_descent:
         return Closed(model, splits, should_stop=should_stop)
     from autoexperiment.training.descent import Descent
@@ -103,7 +104,7 @@ def train(
         should_stop: asked between epochs; the trainer asks by itself within one.
     Raises: HarnessError: metrics or a checkpoint can't be written; the data is not what it was before a resume.
     """
-    start, past = _resumed(trainer, run, data=data, say=say) if resume else (None, Past())
+    start, past = _resumed(trainer, run, plan, data=data, say=say) if resume else (None, Past())
     training = _Training(trainer, run, plan, data, Curves.begin(run, plan.name, after=past), say, should_stop)
     say("metrics: ready")
     if start:
@@ -121,13 +122,14 @@ def train(
 
 
 def _resumed(
-    trainer: Trainer, run: RunPaths, *, data: Fingerprint, say: Callable[[str], object]
+    trainer: Trainer, run: RunPaths, plan: Plan, *, data: Fingerprint, say: Callable[[str], object]
 ) -> tuple[Checkpoint | None, Past]:
     """Put the trainer where the newest usable checkpoint left it. Raises: HarnessError: that one had other data."""
     kept = Past()
 
     def use(checkpoint: Checkpoint) -> None:
         nonlocal kept
+        checkpoints.check_final(checkpoint, n_epochs=plan.epochs)
         state = checkpoints.load_state(checkpoint)
         if checkpoints.data_of(state, where=checkpoint.folder) != data:
             raise _other_data(run)  # no DataError: earlier checkpoints have the same fault

@@ -28,12 +28,13 @@ class Scores(ABC):
         return RegressionScores() if task == REGRESSION else ClassificationScores(n_classes)
 
     @abstractmethod
-    def add(self, y: Array, predicted: Array) -> None:
+    def add(self, y: Array, predicted: Array, probabilities: Array | None = None) -> None:
         """Take in a batch.
 
         Args:
             y: shape (n,): targets, or class numbers.
-            predicted: predictions, shape (n,); of a classification the probabilities, shape (n, n_classes).
+            predicted: shape (n,): predictions, or class numbers.
+            probabilities: of a classification: shape (n, n_classes).
         Raises: DataError: shapes or class numbers that do not fit.
         """
 
@@ -69,7 +70,7 @@ class RegressionScores(Scores):
         self.mean = 0.0
         self.spread = 0.0
 
-    def add(self, y: Array, predicted: Array) -> None:
+    def add(self, y: Array, predicted: Array, probabilities: Array | None = None) -> None:
         y, predicted = np.asarray(y, np.float64), np.asarray(predicted, np.float64)
         if y.ndim != 1 or y.shape != predicted.shape:
             raise DataError(f"Predictions of shape {predicted.shape} for targets of shape {y.shape}. Needed: one each.")
@@ -110,6 +111,16 @@ class RegressionScores(Scores):
     metrics: ClassVar[Mapping[str, Callable[[Any], Result]]] = {"mse": mse, "rmse": rmse, "mae": mae, "r2": r2}
 
 
+def _class_numbers(numbers: Array, n: int, n_classes: int) -> Array:
+    """As int64, shape (n,). Raises: DataError: other shapes or numbers."""
+    numbers = np.asarray(numbers)
+    if numbers.shape != (n,):
+        raise DataError(f"Class numbers of shape {numbers.shape}. Needed: ({n},), one a row.")
+    if n and not 0 <= int(numbers.min()) <= int(numbers.max()) < n_classes:
+        raise DataError(f"Class numbers from {numbers.min()} to {numbers.max()}. Allowed: 0 to {n_classes - 1}.")
+    return numbers.astype(np.int64)
+
+
 class ClassificationScores(Scores):
     """The confusion matrix, shape (n_classes, n_classes), rows true and columns predicted; and the log loss."""
 
@@ -117,20 +128,16 @@ class ClassificationScores(Scores):
         self.confusion = np.zeros((n_classes, n_classes), np.int64)
         self.log_losses = 0.0
 
-    def add(self, y: Array, predicted: Array) -> None:
-        y, predicted = np.asarray(y), np.asarray(predicted, np.float64)
+    def add(self, y: Array, predicted: Array, probabilities: Array | None = None) -> None:
+        shares = np.asarray(probabilities, np.float64)
         n_classes = len(self.confusion)
-        if y.ndim != 1 or predicted.shape != (len(y), n_classes):
+        if np.ndim(y) != 1 or shares.shape != (len(y), n_classes):
             raise DataError(
-                f"Probabilities of shape {predicted.shape}. Needed: ({len(y)}, {n_classes}), by row and class."
+                f"Probabilities of shape {shares.shape}. Needed: ({len(y)}, {n_classes}), by row and class."
             )
-        if len(y) and not 0 <= int(y.min()) <= int(y.max()) < n_classes:
-            raise DataError(f"Class numbers from {y.min()} to {y.max()}. Allowed: 0 to {n_classes - 1}.")
-        y = y.astype(np.int64)
-        self.confusion += np.bincount(y * n_classes + predicted.argmax(axis=1), minlength=n_classes**2).reshape(
-            n_classes, n_classes
-        )
-        chosen = np.clip(predicted[np.arange(len(y)), y], _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+        y, predicted = (_class_numbers(numbers, len(y), n_classes) for numbers in (y, predicted))
+        np.add.at(self.confusion, (y, predicted), 1)  # a count of all pairs takes n_classes² numbers for each batch
+        chosen = np.clip(shares[np.arange(len(y)), y], _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
         self.log_losses -= float(np.sum(np.log(chosen)))
 
     def accuracy(self) -> float | None:

@@ -9,13 +9,14 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from workspaces import MLP, Workspace, bytes_of
 
-KILLS = 12
+KILLS = 8
 CONFIG = {
     **MLP,
     "dataset": {"name": "synthetic_regression", "params": {"n_samples": 300, "n_features": 5}},
@@ -25,8 +26,9 @@ CONFIG = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    return Workspace.make(tmp_path)
+def place(tmp_path: Path) -> Iterator[Workspace]:
+    with Workspace.of(tmp_path) as place:
+        yield place
 
 
 def kill_after(process: subprocess.Popen[str], seconds: float) -> bool:
