@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -19,6 +19,7 @@ from autoexperiment.limits import protocol_limit, seconds_left, spent_usd
 from autoexperiment.loop import Proposal, Stopped, evaluate, measure_baseline, put_back, unmeasured_edit
 from autoexperiment.measuring import Observer, Quiet
 from autoexperiment.session import Session, require_branch, save_stray
+from autoexperiment.supervisor import signals_raise
 from autoexperiment.vocabulary import Outcome, Verdict
 
 POLL_S = 1.0
@@ -102,18 +103,11 @@ class Night:
         return self.over()
 
 
-@contextlib.contextmanager
-def _stopped_by_signals(tag: str) -> Iterator[None]:
-    def stop(number: int, _: object) -> None:
-        raise Stopped(f"Stopped by {signal.Signals(number).name} while waiting. Go on with: mlx loop run {tag}")
+def _stopped_by_signals(tag: str) -> contextlib.AbstractContextManager[None]:
+    def stopped(number: signal.Signals) -> Stopped:
+        return Stopped(f"Stopped by {number.name} while waiting. Go on with: mlx loop run {tag}")
 
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    old = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+    return signals_raise((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stopped)
 
 
 def drive(

@@ -96,6 +96,22 @@ class Signals:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+@contextlib.contextmanager
+def signals_raise(numbers: Sequence[signal.Signals], make: Callable[[signal.Signals], BaseException]) -> Iterator[None]:
+    """Signals raise an error of one's own meanwhile; one that the caller ignores stays ignored."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise make(signal.Signals(number))
+
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, end) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
 class _Warden:
     """The warden process and the two pipes to it, beside the one of a watch."""
 

@@ -64,7 +64,7 @@ def _section(needed: dict[str, Any] | None = None, **optional: Any) -> st.Search
 
 
 def _dataset(name: str, params: Any, needed: Any = None, **optional: Any) -> st.SearchStrategy[dict[str, Any]]:
-    shares = {"val_fraction": st.floats(0, 0.4), "test_fraction": st.floats(0, 0.4)}
+    shares: dict[str, Any] = {"val_fraction": st.floats(0, 0.4), "test_fraction": st.floats(0, 0.4)}
     if name in ("mnist", "cifar100"):
         shares["test_fraction"] = st.none()
     return _section({"name": st.just(name), **(needed or {})}, params=params, **shares, **optional)

@@ -79,7 +79,7 @@ def test_without_group_columns_all_rows_are_one_group() -> None:
     table = compute_ci_df(runs(loss=[1.0, 3.0]), "loss", [])
 
     assert table["mean"].tolist() == [2.0]
-    assert list(table.columns)[0] == "mean"
+    assert next(iter(table.columns)) == "mean"
 
 
 def test_categories_that_no_row_has_make_no_group() -> None:

@@ -67,6 +67,19 @@ def test_the_runs_needed_allow_for_every_comparison_that_is_open() -> None:
     assert two.runs_needed > one.runs_needed
 
 
+def test_a_difference_that_counts_alone_may_not_count_among_several() -> None:
+    # t = 3 / sqrt(2 / 3) = 3.674 on 4 degrees of freedom: p = 0.0213, and 0.064 for the first of three
+    other = [4.0, 5.0, 6.0]
+
+    alone = best_config(sweep(a=[1.0, 2.0, 3.0], b=other), "loss", param_cols="c")
+    among = best_config(sweep(a=[1.0, 2.0, 3.0], b=other, d=other, e=other), "loss", param_cols="c")
+
+    assert alone.is_sure
+    assert alone.others[0].p_value == pytest.approx(0.0213, abs=5e-5)
+    assert among.others[0].p_value == pytest.approx(3 * 0.0213, abs=2e-4)
+    assert len(among.undecided) == 3
+
+
 def test_equal_configurations_are_a_tie() -> None:
     best = best_config(sweep(a=[1.0, 2.0], b=[1.0, 2.0]), "loss", param_cols="c")
 

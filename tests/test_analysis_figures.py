@@ -140,6 +140,7 @@ def test_single_runs_have_a_point_and_no_bar() -> None:
 
     assert not any(np.isfinite(segment).any() for segment in bars(figure))
     assert len(lines(figure, "means")[0].get_xdata()) == 3
+    assert lines(figure, "runs") == []
     assert texts(figure) == ["one run"]
 
 
@@ -159,6 +160,15 @@ def test_a_bootstrap_interval_may_leave_the_mean_outside() -> None:
     assert np.array(bars(figure))[:, 0, 1] == pytest.approx(table["lower_bound"].to_numpy())
 
 
+def test_bootstrap_bars_are_those_of_the_same_seed() -> None:
+    df = pd.DataFrame({"x": 1, "loss": np.random.default_rng(0).normal(size=12)})
+
+    ends = [np.array(bars(plot_sweep_metric(df, "x", "loss", method="bca", seed=seed)))[0, 0, 1] for seed in (0, 3)]
+
+    assert ends[0] != ends[1]
+    assert ends[1] == pytest.approx(compute_ci_df(df, "loss", "x", method="bca", seed=3)["lower_bound"][0])
+
+
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
@@ -167,6 +177,7 @@ def test_a_bootstrap_interval_may_leave_the_mean_outside() -> None:
         ([8, 16, 32, 64, 128], "log"),
         ([0.001, 0.1], "log"),
         ([1, 20], "linear"),
+        ([1, 2, 4], "linear"),
         ([0.1, 0.2, 0.3], "linear"),
         (list(range(1, 201)), "linear"),
         ([0, 1, 2, 3], "linear"),
@@ -239,7 +250,10 @@ def test_names_from_the_data_are_shown_as_they_are() -> None:
     name = "cost $x^{ in $"
     df = pd.DataFrame({name: ["$\\frac", "b\x1b[31m\n"], "loss": [1.0, 2.0]})
 
-    assert b"<svg" in drawn(plot_sweep_metric(df, name, "loss", title="$\\bad{"))
+    figure = plot_sweep_metric(df, name, "loss", title="$\\bad{ \x1b[0m")
+
+    assert b"<svg" in drawn(figure)
+    assert figure.axes[0].get_title() == "\\$\\bad{  [0m"
 
 
 def test_long_names_keep_both_ends() -> None:
@@ -294,6 +308,15 @@ def test_cells_stand_where_their_parameters_say() -> None:
     placed = {tuple(text.get_position()): text.get_text().split("\n")[0] for text in figure.axes[0].texts}
     assert placed == {(x - 1, y - 1): f"{10 * x + y}" for x in (1, 2, 3) for y in (1, 2)}
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["1", "2", "3"]
+
+
+def test_a_missing_parameter_has_a_row_of_cells() -> None:
+    df = pd.DataFrame({"x": [1, 1], "y": [0.5, np.nan], "v": [1.0, 2.0]})
+
+    axes = plot_sweep_heatmap(df, "x", "y", "v").axes[0]
+
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0.5", "none"]
+    assert [text.get_text() for text in axes.texts] == ["1\nn=1", "2\nn=1"]
 
 
 def test_text_in_a_cell_can_be_read_on_its_colour() -> None:

@@ -57,7 +57,7 @@ def test_a_scaling_comes_back_from_json_to_the_last_bit(divisor: float, numbers:
 
     assert again.divisor == divisor
     for kept, given_ in ((again.mean, mean), (again.deviation, deviation)):
-        assert (kept is None and given_ is None) or kept.tobytes() == given_.tobytes()
+        assert (None if kept is None else kept.tobytes()) == (None if given_ is None else given_.tobytes())
 
 
 def test_a_scaling_that_changes_nothing_is_null() -> None:

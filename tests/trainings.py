@@ -68,7 +68,7 @@ def request(folder: Path, what: dict[str, Any], *, act: str = TRAIN, **rest: Any
     return Request(act, str(folder), what, run_dir=str(folder / "run"), result=result, **rest)
 
 
-def start(asked: Request, *, cwd: Path | None = None, **variables: str) -> subprocess.Popen[str]:
+def start(asked: Request, cwd: Path | None = None, **variables: str) -> subprocess.Popen[str]:
     """The training process, as the harness starts it. Args: cwd: instead of the workspace."""
     words = [sys.executable, "-m", "autoexperiment.training.child", asked.to_json()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
@@ -79,7 +79,7 @@ def start(asked: Request, *, cwd: Path | None = None, **variables: str) -> subpr
 
 def finish(asked: Request, **variables: str) -> tuple[int, list[str]]:
     """Exit code and lines of a training process."""
-    process = start(asked, **variables)
+    process = start(asked, None, **variables)
     said, _ = process.communicate()
     return process.returncode, said.splitlines()
 

@@ -64,7 +64,7 @@ def _axis(df: pd.DataFrame, column: str) -> Scale:
 def _draw(figure: Any, x: Scale, y: Scale, table: pd.DataFrame, value_col: str) -> None:
     means, counts, missing = (_spread(table, column, x, y) for column in ("mean", "count", "missing"))
     axes = figure.add_subplot()
-    axes.patch.set(facecolor="#f3f3f3", edgecolor="#c4c4c4", linewidth=0)
+    axes.patch.set(facecolor="#f3f3f3", edgecolor="#c4c4c4", hatch="////", linewidth=0)
     edges = [np.arange(len(scale.levels) + 1) - 0.5 for scale in (x, y)]
     mesh = axes.pcolormesh(
         *edges, np.ma.masked_invalid(means), cmap="viridis", norm=_norm(means), edgecolors="white", linewidth=1.5

@@ -72,7 +72,7 @@ def scale_of(df: pd.DataFrame, column: str, *, wanted: str = AUTO) -> Scale:
     present = [level for level in levels if level is not None]
     is_numeric = all(_is_number(level) for level in present)
     ordered = (sorted(present) if is_numeric else present) + [None] * (None in levels)
-    has_size = bool(is_numeric and present and None not in levels)
+    has_size = is_numeric and None not in levels
     if wanted == AUTO:
         return Scale(column, _kind(present) if has_size else CATEGORY, tuple(ordered))
     if (wanted in (LINEAR, LOG) and not has_size) or (wanted == LOG and min(present) <= 0):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
-from types import FrameType
 
 import click
 
@@ -33,17 +31,8 @@ class Teller:
                 self._is_heard = False
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does; one that the caller ignores stays ignored."""
+def interruptible() -> contextlib.AbstractContextManager[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does."""
+    from autoexperiment.supervisor import signals_raise
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return signals_raise((signal.SIGTERM, signal.SIGHUP), lambda _: KeyboardInterrupt())
