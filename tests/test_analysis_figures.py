@@ -183,6 +183,7 @@ def test_bootstrap_bars_are_those_of_the_same_seed() -> None:
         ([0, 1, 2, 3], "linear"),
         ([0.0, 1e-4, 1e-2, 1.0], "category"),
         ([-1, 0, 1], "linear"),
+        ([-2, 0], "linear"),
         (["adam", "sgd"], "category"),
         ([True, False], "category"),
         ([0.1, np.nan], "category"),

@@ -115,6 +115,7 @@ def test_pictures_have_no_test_fraction(tmp_path: Path) -> None:
     assert one.fingerprint == other.fingerprint
     assert sizes(none, other.facts) == {"train": 45, "val": 5, "test": 10}
     assert len(other.test) == 10
+    assert sizes(none, Facts("classification", 20, (2,), 2)) == {"train": 18, "val": 2, "test": 0}
 
 
 def test_a_file_is_normalised_when_asked(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def _kind(values: Sequence[float]) -> str:
 
 def _spans_decades(values: Sequence[float]) -> bool:
     """Whether sorted positive numbers cover a decade and are more even by their logarithms."""
-    if len(values) < 2 or values[-1] / values[0] < DECADE:
+    if not values or values[-1] / values[0] < DECADE:
         return False
     if len(values) == 2:
         return values[-1] / values[0] >= CENTURY

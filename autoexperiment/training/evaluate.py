@@ -36,7 +36,7 @@ def load(run_dir: Path, name: str, *, config: Mapping[str, Any]) -> tuple[Checkp
     checkpoint = checkpoints.find(RunPaths(run_dir), name)
     checkpoints.check_final(checkpoint, n_epochs=config["training"]["epochs"])
     model = models.load(checkpoint.folder)
-    if False:
+    if not _is_asked_for(model, config["model"]):
         raise DataError(
             f"{checkpoint.folder} holds another model than the run's configuration asks for: it is of another run. "
             "Put the run's own back, or name another one: --checkpoint NAME"
