@@ -66,20 +66,20 @@ def plan_evaluation(
     metrics: Sequence[str] | None = None,
 ) -> EvaluationPlan:
     """Look at everything that an evaluation needs. Raises: ConfigError, DataError, HarnessError."""
-    from autoexperiment import datasets, models
-    from autoexperiment.training import checkpoints, evaluate
+    from autoexperiment import datasets
+    from autoexperiment.training import evaluate
 
     if split not in SPLITS:
         raise HarnessError(unknown("split", split, SPLITS))
     kept = open_run(run_dir)
-    checkpoint = checkpoints.find(kept.paths, checkpoint_name)
     own = kept.config.to_json()
+    checkpoint, model = evaluate.load(kept.paths.folder, checkpoint_name, config=own)
     whole = {**own, "dataset": config.to_json()["dataset"]} if config else own
     facts, faults = look(whole, kept.root, with_model=False)
     if facts is None:
         raise refuse(faults)
     datasets.check_part(whole["dataset"], facts, split)
-    evaluate.check_fit(models.load(checkpoint.folder), facts, where=checkpoint.folder)
+    evaluate.check_fit(model, facts, where=checkpoint.folder)
     chosen = _chosen(facts, metrics)
     return EvaluationPlan(kept, whole, facts, checkpoint.name, split, chosen, whole["dataset"] == own["dataset"])
 

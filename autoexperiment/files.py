@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import json
@@ -12,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from autoexperiment.errors import Locked, UsageError
 
@@ -75,18 +76,22 @@ def unlock_folder(path: Path) -> None:
                 place.chmod(0o700)
 
 
+def open_plain(path: Path) -> BinaryIO:
+    """A regular file to read; never follows a link, never waits on a pipe. Raises: OSError: it is something else."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return os.fdopen(fd, "rb")
+
+
 def read_plain(path: Path, limit: int) -> bytes | None:
     """Bytes of a regular file of at most `limit` bytes, or None; never follows a link, never waits on a pipe."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open_plain(path) as file:
+            return file.read(limit) if os.fstat(file.fileno()).st_size <= limit else None
     except OSError:
         return None
-    facts = os.fstat(fd)
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
-        os.close(fd)
-        return None
-    with os.fdopen(fd, "rb") as file:
-        return file.read(limit)
 
 
 def _remove_abandoned(path: Path) -> None:

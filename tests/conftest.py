@@ -18,6 +18,8 @@ sys.path.insert(0, str(ROOT))
 
 import standin  # noqa: E402
 
+import autoexperiment.blas  # noqa: E402, F401  (before any test imports MLX: numbers are compared with other processes')
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -32,7 +32,6 @@ from trainings import (
 )
 
 from autoexperiment import datasets, failure, models
-from autoexperiment.datasets.splits import Part
 from autoexperiment.errors import HarnessError
 from autoexperiment.training import child
 from autoexperiment.training.request import DESCRIBE, EVALUATE, TRAIN, Request
@@ -406,36 +405,10 @@ def test_an_evaluation_in_batches_is_that_of_the_whole(runs: dict[str, Path], mo
     assert parts == pytest.approx(whole, rel=1e-5)
 
 
-def test_an_unknown_metric_is_said_before_the_work(runs: dict[str, Path]) -> None:
-    from autoexperiment.training import evaluate
-
-    class Untouched(Part):
-        def __init__(self) -> None: ...
-
-        def raw_batches(self, *words: Any) -> Any:
-            raise AssertionError("the work has begun")
-
-    _, model = evaluate.load(runs["regression"] / "run", "final", config=config(MLP))
-
-    with pytest.raises(HarnessError, match="Unknown metric 'r3'"):
-        evaluate.measure(model, Untouched(), facts=model.facts, metrics=("r3",))
-
-
-def test_metrics_are_chosen_by_name(runs: dict[str, Path]) -> None:
-    folder = runs["classification"]
-
-    code, _ = evaluated(folder, config(CLASSIFIER, classification()), metrics=("f1", "accuracy"))
-
-    assert code == 0
-    assert list(answer(folder)["metrics"]) == ["f1", "accuracy"]
-    assert (answer(folder)["task"], answer(folder)["n_rows"]) == ("classification", 4)
-
-
 @pytest.mark.parametrize(
     ("what", "rest", "message"),
     [
         (config(MLP), {"checkpoint": "9"}, "Unknown checkpoint '9'"),
-        (config(MLP), {"metrics": ("f1",)}, "Unknown metric 'f1'"),
         (config(MLP, regression(n_features=6)), {}, "regression with rows of 4 numbers. The dataset is a regression with rows of 6"),
         (config(MLP, classification()), {}, "regression with rows of 4 numbers. The dataset is a classification with rows of 4"),
         (config(MLP, {**regression(), "val_fraction": 0.0}), {"split": "val"}, "val_fraction is 0.0. Allowed: --split train"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from autoexperiment.datasets.base import TASKS, Facts, are_names
 from autoexperiment.datasets.scaling import Scaling
 from autoexperiment.errors import DataError
-from autoexperiment.files import dump_json, load_json
+from autoexperiment.files import dump_json, load_json, open_plain
 from autoexperiment.models.base import Array
 from autoexperiment.models.parameters import is_whole
 
@@ -48,17 +47,12 @@ def write(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, Array]) 
 
 
 def _open(path: Path) -> BinaryIO:
-    """A regular file of the folder itself. A link could lead anywhere, and a pipe would never end."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_plain(path)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: this folder holds no whole model. Name a complete checkpoint.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Needed: a plain file.") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise DataError(f"{path} is no plain file. A model's folder holds nothing else.")
-    return os.fdopen(fd, "rb")
 
 
 def _load_config(path: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -67,11 +67,6 @@ class MLP(Network):
             "seed": self.seed,
             "l2_regularization": self.l2_regularization,
         }
-
-    @classmethod
-    def build(cls, params: Mapping[str, Any], facts: Facts) -> Self:
-        cls.refuse_faults(params, facts)
-        return cls(**params, facts=facts)
 
     @classmethod
     def misfits(cls, params: Mapping[str, Any], facts: Facts) -> list[str]:

@@ -63,9 +63,12 @@ class Network(Model):
         """The parameters that the constructor takes, as JSON."""
 
     @classmethod
-    @abstractmethod
     def build(cls, params: Mapping[str, Any], facts: Facts) -> Self:
         """The model that a configuration asks for. Raises: DataError: see `faults`."""
+        cls.refuse_faults(params, facts)
+        make: Any = cls  # the parameters of a subclass
+        model: Self = make(**params, facts=facts)
+        return model
 
     @classmethod
     @abstractmethod

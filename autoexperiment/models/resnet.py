@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -70,11 +70,6 @@ class ResNet(Network):
             "seed": self.seed,
             "l2_regularization": self.l2_regularization,
         }
-
-    @classmethod
-    def build(cls, params: Mapping[str, Any], facts: Facts) -> Self:
-        cls.refuse_faults(params, facts)
-        return cls(**params, facts=facts)
 
     @classmethod
     def misfits(cls, params: Mapping[str, Any], facts: Facts) -> list[str]:

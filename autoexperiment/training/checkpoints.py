@@ -11,13 +11,12 @@ import io
 import math
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -210,16 +209,14 @@ def _small(path: Path) -> bytes:
         return file.read(SMALL_FILE + 1)
 
 
-def _opened(path: Path) -> io.BufferedReader:
+def _opened(path: Path) -> BinaryIO:
     """Raises: DataError: there is no plain file, or it can't be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return files.open_plain(path)
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}. A complete checkpoint has it.") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise DataError(f"{path} is not a plain file, as those of a checkpoint are.")
-    return os.fdopen(fd, "rb")
+        raise DataError(
+            f"{path} can't be read: {error.strerror}. A complete checkpoint has it, a plain file."
+        ) from error
 
 
 def _entry(path: Path, *, limit: int) -> dict[str, Any]:

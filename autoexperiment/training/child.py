@@ -137,7 +137,7 @@ def _evaluate(request: Request, voice: Voice, stop: Stop) -> int:
     datasets.check_part(request.config["dataset"], splits.facts, request.split)
     own_data = evaluate.is_own_data(checkpoint, splits.fingerprint, is_meant=request.own_dataset)
     part = splits.part(request.split)
-    metrics = evaluate.measure(model, part, facts=splits.facts, metrics=request.metrics)
+    metrics = evaluate.measure(model, part, facts=splits.facts)
     answer = {
         "checkpoint": checkpoint.name,
         "epoch": checkpoint.epoch,

@@ -116,16 +116,14 @@ def _described(facts: Facts) -> str:
     return f"{facts.task} with rows of {shape} numbers{classes}"
 
 
-def measure(model: Network, part: Part, *, facts: Facts, metrics: Sequence[str] = ()) -> Mapping[str, Any]:
-    """Metrics of a model on a part, whose rows the model scales in its own way.
+def measure(model: Network, part: Part, *, facts: Facts) -> Mapping[str, Any]:
+    """All metrics of the task, of a model on a part, whose rows the model scales in its own way.
 
     Args:
         facts: of the part's dataset; `check_fit` lets them pass.
-        metrics: names, () for all of the task.
-    Raises: HarnessError: an unknown metric. DataError: the model knows pixels, and these are none, or the reverse.
+    Raises: DataError: the model knows pixels, and these are none, or the reverse.
     """
     scores = Scores.for_task(facts.task, model.facts.n_classes)
-    scores.result(metrics)  # an unknown name is said before the work
     _check_pixels(model, part)
     numbers = _numbers(model.facts.classes, facts.classes)
     for x, y in part.raw_batches(_rows_at_once(model.facts), model.dtype):
@@ -133,7 +131,7 @@ def measure(model: Network, part: Part, *, facts: Facts, metrics: Sequence[str] 
             scores.add(y if numbers is None else numbers[y], *model.classify(x))
         else:
             scores.add(y, model.predict(x))
-    return scores.result(metrics)
+    return scores.result()
 
 
 def _rows_at_once(facts: Facts) -> int:

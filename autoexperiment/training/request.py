@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 TRAIN, EVALUATE, DESCRIBE = "train", "evaluate", "describe"
@@ -21,7 +21,7 @@ class Request:
         run_dir: where config.json, metrics/ and checkpoints/ are; "" to describe.
         result: the JSON file to write the answer of "evaluate" or "describe" to.
         resume: go on from the last complete checkpoint.
-        checkpoint, split, metrics: of "evaluate": name, "train" | "val" | "test", and names or () for all.
+        checkpoint, split: of "evaluate": a checkpoint's name, and "train", "val" or "test".
         own_dataset: of "evaluate": the dataset is meant to be the one that the run was trained on.
     """
 
@@ -33,7 +33,6 @@ class Request:
     resume: bool = False
     checkpoint: str = ""
     split: str = "test"
-    metrics: Sequence[str] = field(default_factory=tuple)
     own_dataset: bool = True
 
     def to_json(self) -> str:
