@@ -110,6 +110,4 @@ def _ask(config: dict[str, Any], root: Path) -> tuple[Facts | None, list[str]]:
             raise KeyboardInterrupt
         if ending.exit_code != 0 or not Path(request.result).exists():
             return None, [said[-1] if said else f"The dataset can't be loaded: {ending.reason or 'its code ended it.'}"]
-        answer = read_json(Path(request.result))
-    facts = answer["facts"]
-    return Facts(**{**facts, "shape": tuple(facts["shape"])}), []
+        return Facts(**read_json(Path(request.result))), []
