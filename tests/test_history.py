@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import standin
+from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -1012,3 +1013,15 @@ def test_a_loops_run_counts_as_running_while_it_runs(project: Path) -> None:
 
     assert seen and "running" in seen[0].values()
     assert set(states(OutputPaths(project / "outputs")).values()) == {"completed"}
+
+
+def test_list_shows_the_metric_that_a_loop_goes_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = OutputPaths(tmp_path / "outputs").experiment("autoresearch-mar5") / "20260305_120000"
+    run.mkdir(parents=True)
+    metrics = {"avg_tok_sec": 35000.0, "val_bpb": 2.25}
+    (run / "run.json").write_text(json.dumps({"outcome": "ok", "metrics": metrics}))
+
+    listed = CliRunner().invoke(cli.mlx, ["history", "list"]).output
+
+    assert "val_bpb 2.25" in listed

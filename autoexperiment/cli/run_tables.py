@@ -9,7 +9,7 @@ from autoexperiment import history
 from autoexperiment.files import dump_json
 from autoexperiment.history import Entry
 
-HEADLINES = ("loss", "val_loss", "accuracy", "val_accuracy")
+HEADLINES = ("val_bpb", "loss", "val_loss", "accuracy", "val_accuracy")
 TEXT_LIMIT = 200
 MOST_LINES = 100  # of a configuration, of checkpoints, or of evaluations
 NONE = "-"
