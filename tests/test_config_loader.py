@@ -85,13 +85,13 @@ def test_a_text_of_an_unknown_kind_is_refused(kind: Any) -> None:
 
 def test_the_example_of_the_guide_is_a_configuration() -> None:
     text = (
-        "name: example-experiment\ndescription: Brief description\ndataset:\n  name: synthetic_regression\n"
+        "name: short\ndescription: Six lines of YAML\ndataset:\n  name: synthetic_regression\n"
         "model:\n  name: linear_regression\ntraining:\n  epochs: 10\n  learning_rate: 1e-3\n"
     )
 
     config = ConfigLoader.load_from_text(text, "yaml")
 
-    assert (config.name, config.training.epochs, config.training.learning_rate) == ("example-experiment", 10, 0.001)
+    assert (config.name, config.training.epochs, config.training.learning_rate) == ("short", 10, 0.001)
 
 
 def test_an_editors_key_for_the_schema_means_nothing(tmp_path: Path) -> None:
