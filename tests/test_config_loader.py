@@ -83,9 +83,9 @@ def test_a_text_of_an_unknown_kind_is_refused(kind: Any) -> None:
         ConfigLoader.load_from_text(TEXT, kind)
 
 
-def test_the_example_of_the_guide_is_a_configuration() -> None:
+def test_a_few_lines_of_yaml_are_a_configuration() -> None:
     text = (
-        "name: short\ndescription: Six lines of YAML\ndataset:\n  name: synthetic_regression\n"
+        "name: short\ndescription: A few lines of YAML\ndataset:\n  name: synthetic_regression\n"
         "model:\n  name: linear_regression\ntraining:\n  epochs: 10\n  learning_rate: 1e-3\n"
     )
 
