@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
+
+from loopback import Loopback
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -24,7 +25,7 @@ class Fault:
 
 
 @dataclass
-class Hub:
+class Hub(Loopback):
     """Files by name in one repository; `faults[name]` is used up one per GET; `requests` is what came in.
 
     `redirects`: files are served by another host, as the real hub's storage is. `tokens` collects the
@@ -48,19 +49,8 @@ class Hub:
             pass
 
         Handler.hub = hub
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
-        self.thread.start()
+        self.serve(Handler)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.released.set()
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
     @property
     def endpoint(self) -> str:
