@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +20,7 @@ from autoexperiment.models.base import Array
 from autoexperiment.models.parameters import is_whole
 
 CONFIG = "config.json"
+Write = Callable[[Any], object]  # to an open binary file
 _KEYS = {"model", "params", "task", "row_shape", "n_classes", "classes", "scaling"}
 _CONFIG_BYTES = 100_000_000  # means and deviations of a million features
 _HEADER_BYTES = 1_000
@@ -37,13 +38,27 @@ class Saved:
     scaling: Scaling
 
 
-def write(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Write a model's files, the arrays first. Not atomic: training/checkpoints.py makes folders whole or absent."""
-    folder.mkdir(parents=True, exist_ok=True)
+def contents(config: Mapping[str, Any], arrays: Mapping[str, Array]) -> Iterator[tuple[str, Write]]:
+    """A model's files: their names, with what writes each to an open binary file."""
+    yield CONFIG, as_json(config)
     for name, array in arrays.items():
-        with open(folder / f"{name}.npy", "wb") as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-    (folder / CONFIG).write_text(dump_json(config) + "\n")
+        yield f"{name}.npy", as_npy(array)
+
+
+def as_json(value: Any) -> Write:
+    return lambda file: file.write((dump_json(value) + "\n").encode())
+
+
+def as_npy(array: Array) -> Write:
+    return lambda file: np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+
+
+def write(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+    """Write a model's files, config.json last. Not atomic: training/checkpoints.py makes folders whole or absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, write_to in reversed([*contents(config, arrays)]):
+        with open(folder / name, "wb") as file:
+            write_to(file)
 
 
 def _open(path: Path) -> BinaryIO:

@@ -24,6 +24,7 @@ from autoexperiment import failpoint, files
 from autoexperiment.datasets.fingerprints import Fingerprint
 from autoexperiment.errors import DataError, HarnessError, unknown
 from autoexperiment.models.base import Array, Model
+from autoexperiment.models.folder import Write, as_json, as_npy, contents
 from autoexperiment.paths import EPOCH_CHECKPOINT, FINAL_CHECKPOINT, RunPaths
 from autoexperiment.training.curves import again_command, resume_command
 from autoexperiment.untrusted import CUT
@@ -115,25 +116,12 @@ def _fill(folder: Path, epoch: int, *, model: Model, state: State) -> None:
     files.fsync_dir(folder)
 
 
-_Write = Callable[["_Hashing"], object]
-
-
-def _contents(model: Model, state: State) -> Iterator[tuple[str, _Write]]:
+def _contents(model: Model, state: State) -> Iterator[tuple[str, Write]]:
     """File names with what writes them."""
-    yield "config.json", _json(model.config())
-    for name, array in model.arrays().items():
-        yield f"{name}.npy", _npy(array)
-    yield STATE, _json(dict(state.facts))
+    yield from contents(model.config(), model.arrays())
+    yield STATE, as_json(dict(state.facts))
     if state.slots is not None:
-        yield SLOTS, _npy(state.slots)
-
-
-def _json(value: Any) -> _Write:
-    return lambda file: file.write((files.dump_json(value) + "\n").encode())
-
-
-def _npy(array: Array) -> _Write:
-    return lambda file: np.lib.format.write_array(file, np.asarray(array), version=(1, 0), allow_pickle=False)
+        yield SLOTS, as_npy(state.slots)
 
 
 class _Hashing(io.RawIOBase):
@@ -148,7 +136,7 @@ class _Hashing(io.RawIOBase):
         return self.file.write(blob)
 
 
-def _write(path: Path, write: _Write, *, sync: Callable[[int], object] = os.fsync) -> dict[str, Any]:
+def _write(path: Path, write: Write, *, sync: Callable[[int], object] = os.fsync) -> dict[str, Any]:
     """Write one file to the disk; its entry in the manifest.
 
     Args: sync: on macOS os.fsync hands the bytes to the drive only; files.fsync for the last file flushes all of them.
