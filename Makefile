@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 # Linux needs a backend for MLX: cpu, cuda12 or cuda13. A Mac gets Metal without one.
 BACKEND ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 comma := ,
-EXTRAS := $(if $(BACKEND),$(BACKEND)$(comma))gpt,sweep,dev
+EXTRAS := $(if $(BACKEND),$(BACKEND)$(comma))gpt,sweep,search,dev
 
-.PHONY: setup clients demo test check lint types docs plugins bench clean
+.PHONY: setup clients engines demo test check lint types docs plugins bench clean
 
 setup: $(VENV)/.ready
 
@@ -19,6 +19,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 clients:  ## the real agent clients that the end-to-end tests drive offline; without them those tests skip
 	$(PYTHON) scripts/install_clients.py
+
+engines: setup  ## dask, mlx-lm and the trackers, which tests use where they are installed (about 700 MB)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS),dask,lora,track]'
 
 demo: setup  ## set everything up and run a small real night: 8 experiments, no network, no LLM
 	$(BIN)/python scripts/demo.py
@@ -48,6 +51,7 @@ bench: setup  ## every measured claim, side by side on this machine
 	$(BIN)/python benchmarks/hooks.py
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/ring.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

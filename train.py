@@ -2,6 +2,7 @@
 
     python prepare.py          once: text, tokenizer and packed rows
     python train.py            train, evaluate, print the result block, write data/last_run.json
+    mlx ring -n 2 -- python train.py    the same run, shared by 2 processes, on one machine or several
 
 The constants come first, then model, optimiser, loop and `main`. The environment may set SEED and one
 of TIME_BUDGET (seconds), TOKEN_BUDGET and STEP_BUDGET, which then replace the constants. After a run
@@ -24,6 +25,7 @@ import math
 import os
 import shutil
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -38,7 +40,7 @@ import prepare  # before mlx: it loads the fast BLAS
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn  # isort: skip
 import mlx.optimizers as optim  # isort: skip
-from mlx.utils import tree_flatten, tree_map  # isort: skip
+from mlx.utils import tree_flatten, tree_map, tree_unflatten  # isort: skip
 
 T = TypeVar("T")
 IS_GPU = mx.default_device() == mx.gpu
@@ -293,6 +295,82 @@ def _number(env: Mapping[str, str], name: str, default: float, *, whole: bool) -
         raise BadSetting(f"{name}={text!r} is not {kind}. Allowed: {kind}. Type: {name}=20") from None
 
 
+# --- several processes ---
+
+
+class NoRing(Exception):
+    """The processes that MLX_HOSTFILE names do not come together."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The processes that share a run: each computes its part of every step, and all make the same update."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, step_rows: int, *, most: int) -> int:
+        """Rows in one pass of one process, at most `most`. Raises: BadSetting: a step's rows do not divide evenly."""
+        part, rest = divmod(step_rows, self.size)
+        if rest:
+            allowed = [n for n in range(1, step_rows + 1) if step_rows % n == 0]
+            fewer = max(n for n in allowed if n < self.size)
+            raise BadSetting(
+                f"{self.size} processes can't share a step of {step_rows} rows evenly. Allowed: one of {allowed}, or "
+                f"another TOTAL_BATCH_SIZE. Type: mlx ring -n {fewer} -- python train.py"
+            )
+        return next(rows for rows in range(min(most, part), 0, -1) if part % rows == 0)
+
+    def part(self, batches: Iterator[T]) -> Iterator[T]:
+        """The batches of this process: together, all processes take them in the order of a single one."""
+        return itertools.islice(batches, self.rank, None, self.size)
+
+    def mean(self, loss: mx.array, gradients: Any) -> tuple[mx.array, Any]:
+        """Averages over all processes, exchanged as one array."""
+        if self.size == 1:
+            return loss, gradients
+        leaves: Any = [("loss", loss), *tree_flatten(gradients)]
+        flat = mx.concatenate([leaf.reshape(-1) for _, leaf in leaves])
+        ends = list(itertools.accumulate(leaf.size for _, leaf in leaves))
+        parts = mx.split(mx.distributed.all_sum(flat) / self.size, ends[:-1])
+        means = [(name, part.reshape(leaf.shape)) for (name, leaf), part in zip(leaves, parts, strict=True)]
+        return means[0][1], tree_unflatten(means[1:])
+
+    def longest(self, seconds: float) -> float:
+        """The same time in all processes, so that they agree on the learning rate and on the last step."""
+        return seconds if self.size == 1 else float(mx.distributed.all_max(mx.array(seconds)).item())  # type: ignore[arg-type]
+
+    def check(self, facts: Mapping[str, object]) -> None:
+        """Raises: BadSetting: a fact differs between the processes, so that they would train different models."""
+        if self.size == 1:
+            return
+        numbers = mx.array([zlib.crc32(repr(fact).encode()) >> 1 for fact in facts.values()])  # shifted into an int32
+        most, least = np.array(mx.distributed.all_max(numbers)), np.array(mx.distributed.all_min(numbers))
+        if wrong := [name for name, differs in zip(facts, most != least, strict=True) if differs]:
+            raise BadSetting(
+                f"The {self.size} processes differ in {' and '.join(wrong)}. Allowed: the same in all of them. "
+                "Copy train.py to every machine, and set the same variables there."
+            )
+
+
+ALONE = Ring()
+
+
+def join(env: Mapping[str, str]) -> Ring:
+    """The group that MLX_HOSTFILE and MLX_RANK describe, once all are there; without them, this process alone."""
+    if not env.get("MLX_HOSTFILE"):
+        return ALONE
+    try:
+        group = mx.distributed.init(strict=True, backend="ring")
+    except RuntimeError as error:
+        place = f"MLX_RANK={env.get('MLX_RANK')} of MLX_HOSTFILE={env['MLX_HOSTFILE']}"
+        raise NoRing(f"{place} can't join: {error}. Type: mlx ring -n 2 -- python train.py") from None
+    print(f"rank {group.rank()} of {group.size()}", flush=True)
+    return Ring(group.rank(), group.size())
+
+
 # --- training ---
 
 
@@ -347,11 +425,13 @@ def _scaled_gradient(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.ar
 class Trainer:
     """The step as a function of weights and optimiser state, so that a warm-up leaves no trace."""
 
-    def __init__(self, model: GPT, config: Config, *, rows: int) -> None:
+    def __init__(self, model: GPT, config: Config, *, rows: int, ring: Ring = ALONE) -> None:
         """`rows`: rows in one pass; as many passes make a step as come nearest to TOTAL_BATCH_SIZE."""
-        self.model, self.rows = model, rows
-        self.passes = max(1, round(TOTAL_BATCH_SIZE / (rows * config.seq_len)))
-        self.step_tokens = self.passes * rows * config.seq_len
+        self.model, self.ring = model, ring
+        step_rows = rows * max(1, round(TOTAL_BATCH_SIZE / (rows * config.seq_len)))
+        self.step_tokens = step_rows * config.seq_len  # of all processes
+        self.rows = self.ring.share(step_rows, most=rows)
+        self.passes = step_rows // (self.ring.size * self.rows)
         self.optimizer: Any
         self.optimizer, self.rates = make_optimizer(config)
         self.optimizer.init(model.trainable_parameters())
@@ -378,7 +458,8 @@ class Trainer:
             more_loss, more = self.gradients(self.weights, *next(batches))
             loss, gradients = loss + more_loss, tree_map(mx.add, gradients, more)
         gradients = tree_map(lambda gradient: gradient / self.passes, gradients) if self.passes > 1 else gradients
-        return loss / self.passes, *self.apply(self.weights, self.state, gradients, mx.array(multiplier))
+        loss, gradients = self.ring.mean(loss / self.passes, gradients)
+        return loss, *self.apply(self.weights, self.state, gradients, mx.array(multiplier))
 
     def warm_up(self) -> None:
         """Compile and fill caches with one step on padding; its result is thrown away."""
@@ -400,6 +481,7 @@ def is_compilable() -> bool:
 
 def train(trainer: Trainer, batches: Iterator[tuple[mx.array, mx.array]], settings: Settings) -> Progress:
     """Train until the budget is spent. Raises: Diverged."""
+    ring = trainer.ring
     done, said, began = Progress(), 0.0, time.perf_counter()
     while (spent := done.spent(settings)) < 1:
         multiplier = lr_multiplier(spent)
@@ -415,8 +497,8 @@ def train(trainer: Trainer, batches: Iterator[tuple[mx.array, mx.array]], settin
             gc.collect()
             gc.freeze()
             gc.disable()
-        done.seconds = time.perf_counter() - began
-        if done.seconds - said >= 1:
+        done.seconds = ring.longest(time.perf_counter() - began)
+        if ring.rank == 0 and done.seconds - said >= 1:
             said = done.seconds
             print(progress_line(done, settings, multiplier), flush=True)
     return done
@@ -493,10 +575,11 @@ def block(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Train, save, evaluate, report."""
+    """Train, save, evaluate, report; of several processes, the first one saves, evaluates and reports."""
     remove_stale()
     try:
-        result = run(read_settings(os.environ), prepare.load_dataset(DATASET))
+        settings, dataset = read_settings(os.environ), prepare.load_dataset(DATASET)
+        result = run(settings, dataset, ring=join(os.environ))
     except Diverged as error:
         print(f"diverged: {error}", file=sys.stderr)
         return 3
@@ -505,6 +588,8 @@ def main() -> int:
             raise
         print(f"train.py: {error}", file=sys.stderr)
         return int(error.exit_code)
+    if result is None:
+        return 0
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     write(DATA / f"run_{datetime.now():%Y%m%d_%H%M%S}.json", text)
     write(DATA / "last_run.json", text)
@@ -512,17 +597,23 @@ def main() -> int:
     return 0
 
 
-def run(settings: Settings, dataset: prepare.Dataset) -> dict[str, Any]:
-    """One run from the first weight to the result as JSON. Raises: Diverged."""
+def run(settings: Settings, dataset: prepare.Dataset, *, ring: Ring) -> dict[str, Any] | None:
+    """One run from the first weight to the result as JSON, None in all processes but the first. Raises: Diverged."""
+    code = Path(__file__).read_bytes()
+    ring.check({"train.py": code, "the device": IS_GPU, "the settings": settings, "the data": dataset.snapshot})
     mx.random.seed(settings.seed)
     config = make_config(dataset)
     model = build_model(asdict(config))
     peak = peak_flops()
-    trainer = Trainer(model, config, rows=settings.rows)
+    trainer = Trainer(model, config, rows=settings.rows, ring=ring)
     trainer.warm_up()
     startup_seconds = time.perf_counter() - _STARTED
-    print(f"training started after {startup_seconds:.1f} s", flush=True)
-    done = train(trainer, prepare.batches(dataset.train_rows, settings.rows, seed=settings.seed), settings)
+    if ring.rank == 0:
+        print(f"training started after {startup_seconds:.1f} s", flush=True)
+    batches = prepare.batches(dataset.train_rows, trainer.rows, seed=settings.seed)
+    done = train(trainer, ring.part(batches), settings)
+    if ring.rank > 0:
+        return None
     train_peak = mx.get_peak_memory()
     model = trainer.finish()
     save_checkpoint(model)
@@ -533,7 +624,7 @@ def run(settings: Settings, dataset: prepare.Dataset) -> dict[str, Any]:
             "peak_memory_mb": mx.get_peak_memory() / 2**20,
             "train_peak_mb": train_peak / 2**20,
             "avg_tok_sec": done.tokens / done.seconds,
-            "mfu_percent": 100 * flops_per_token(model) * done.tokens / done.seconds / peak,
+            "mfu_percent": 100 * flops_per_token(model) * done.tokens / done.seconds / (peak * ring.size),
             "total_steps": done.steps,
             "total_tokens": done.tokens,
             "final_loss": done.loss,
@@ -545,6 +636,7 @@ def run(settings: Settings, dataset: prepare.Dataset) -> dict[str, Any]:
         "model": {"num_params": num_params(model), "depth": config.depth, "dmodel_scale": dmodel_scale(config)},
         "budget": {"kind": settings.kind, "amount": settings.amount},
         "seed": settings.seed,
+        "ranks": ring.size,
         "config": constants(),
         "device": {"name": str(mx.default_device()), "mlx": metadata.version("mlx"), "peak_flops": peak},
         "data": {"dataset": dataset.name, "snapshot": dataset.snapshot, "vocab_size": dataset.vocab_size},

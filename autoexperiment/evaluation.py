@@ -126,8 +126,9 @@ def _evaluate_command(command: Iterable[str], run: Trained, name: str) -> tuple[
     log = run.paths.folder / f"{name}.log"
     limits = replace(limits_of(run.plan.recipe, SCORING_TIMEOUT_S), allowed_wall_s=None)
     ending = supervise(
-        words(list(command)), cwd=folder / "harness", log=log, limits=limits, env=run_environment(folder, extra=where)
-    )
+        words(list(command)), cwd=folder / "harness", log=log, limits=limits, env=run_environment(folder, extra=where),
+        signals=run.signals,
+    )  # fmt: skip
     shutil.rmtree(folder)
     if ending.outcome is Outcome.INTERRUPTED:
         raise Interrupted(ending)

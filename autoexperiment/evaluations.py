@@ -16,6 +16,7 @@ from autoexperiment.files import dump_json, read_json, write_json
 from autoexperiment.kept import KeptRun, open_run
 from autoexperiment.paths import FINAL_CHECKPOINT
 from autoexperiment.planning import look, refuse
+from autoexperiment.supervisor import Signals
 from autoexperiment.trainer import Listening, Observer, Quiet
 from autoexperiment.training.request import EVALUATE, Request
 from autoexperiment.vocabulary import Outcome, TrustLevel
@@ -104,6 +105,7 @@ def run_evaluation(
     split: str = "test",
     metrics: Sequence[str] | None = None,
     observer: Observer | None = None,
+    signals: Signals | None = None,
 ) -> dict[str, Any]:
     """Compute metrics of a checkpoint on one part of a dataset, without training.
 
@@ -112,21 +114,24 @@ def run_evaluation(
         config: its dataset is used instead of the run's own. The run's rows split in another way are refused.
         split: "train", "val" or "test".
         metrics: names; None: all that the task has.
+        signals: as of `supervise`.
     Returns: `metrics` by name, and what they are of: `experiment`, `checkpoint`, `epoch`, `split`, `n_rows`, `dataset`,
         `own_data` (whether it is the run's), `trust`, and `saved`: the file beside the checkpoint that holds all
         metrics, None when it could not be written.
     Raises: ConfigError, DataError, HarnessError.
     """
     wanted = plan_evaluation(run_dir, checkpoint_name, config=config, split=split, metrics=metrics)
-    return evaluate_plan(wanted, observer=observer)
+    return evaluate_plan(wanted, observer=observer, signals=signals)
 
 
-def evaluate_plan(wanted: EvaluationPlan, *, observer: Observer | None = None) -> dict[str, Any]:
+def evaluate_plan(
+    wanted: EvaluationPlan, *, observer: Observer | None = None, signals: Signals | None = None
+) -> dict[str, Any]:
     """As `run_evaluation`, of a plan that was made before."""
     observer = observer or Quiet()
     whole = {
         "experiment": wanted.config["name"],
-        **_ask(wanted, Listening(observer)),
+        **_ask(wanted, Listening(observer), signals),
         "dataset": wanted.config["dataset"],
         "trust": str(TrustLevel.RECOMPUTED),
         "saved": str(wanted.result),
@@ -140,7 +145,7 @@ def evaluate_plan(wanted: EvaluationPlan, *, observer: Observer | None = None) -
     return result
 
 
-def _ask(wanted: EvaluationPlan, listening: Listening) -> dict[str, Any]:
+def _ask(wanted: EvaluationPlan, listening: Listening, signals: Signals | None) -> dict[str, Any]:
     """What the training process answers. Raises: HarnessError: it could not. KeyboardInterrupt: it was stopped."""
     with tempfile.TemporaryDirectory(prefix="autoexperiment-") as name:
         folder = Path(name)
@@ -149,7 +154,8 @@ def _ask(wanted: EvaluationPlan, listening: Listening) -> dict[str, Any]:
             result=str(folder / "answer.json"), checkpoint=wanted.checkpoint, split=wanted.split,
             own_dataset=wanted.is_own,
         )  # fmt: skip
-        ending = trainer.run(request, folder=folder, log=folder / "run.log", heard=listening.heard)
+        log = folder / "run.log"
+        ending = trainer.run(request, folder=folder, log=log, heard=listening.heard, signals=signals)
         outcome = listening.outcome(ending, is_finished=Path(request.result).exists())
         if outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt

@@ -155,17 +155,19 @@ def read(path: Path) -> list[Record]:
 class Journal:
     """An open journal of the one process that holds its lock. `count` records are on the disk."""
 
-    def __init__(self, path: Path, fd: int, *, count: int, size: int) -> None:
+    def __init__(self, path: Path, fd: int, *, count: int, size: int, again: str) -> None:
         self.path = path
+        self._again = again
         self.count = count
         self._fd = fd
         self._size = size
         self._fault = ""
 
     @classmethod
-    def open(cls, path: Path) -> tuple[Journal, list[Record]]:
+    def open(cls, path: Path, *, again: str = "mlx loop run") -> tuple[Journal, list[Record]]:
         """Open for appending, creating the file; a torn tail is moved to `<name>.torn`.
 
+        Args: again: the command with which to go on once the disk has room.
         Returns: the journal and the records that it holds already, all of them safe on the disk.
         Raises: LedgerCorrupt. LabError: the folder or the disk refuses.
         """
@@ -191,7 +193,7 @@ class Journal:
         except BaseException:
             os.close(fd)
             raise
-        return cls(path, fd, count=len(found.records), size=found.good_bytes), found.records
+        return cls(path, fd, count=len(found.records), size=found.good_bytes, again=again), found.records
 
     def append(self, record: Record, *, time: str, accept: Callable[[Record], None] | None = None) -> Record:
         """Number, stamp and write one record; it is on the disk when this returns.
@@ -256,7 +258,7 @@ class Journal:
     def _full(self, why: str) -> DiskFull:
         return DiskFull(
             f"A record could not be written to {self.path}: {why}. What was recorded before is safe. "
-            "Free some space on that disk and go on: mlx loop run"
+            f"Free some space on that disk and go on: {self._again}"
         )
 
     def _sync(self) -> None:

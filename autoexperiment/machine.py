@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 GPU_BACKENDS = ("mlx-metal", "mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")
 
 
+@cache  # a look at the metadata of what is installed takes milliseconds, and each run asks for six
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)

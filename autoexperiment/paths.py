@@ -273,6 +273,45 @@ class OutputPaths:
 
 
 @dataclass(frozen=True)
+class SweepPaths:
+    """Files of one sweep. `folder`: that of its runs, the experiment's folder below an output folder."""
+
+    folder: Path
+
+    @property
+    def definition(self) -> Path:
+        """What the sweep was last asked to run."""
+        return self.folder / "sweep.json"
+
+    @property
+    def book(self) -> Path:
+        """How each of its points ended; see sweep/book.py."""
+        return self.folder / "sweep.jsonl"
+
+    @property
+    def table(self) -> Path:
+        """The same as a table for people and other programs."""
+        return self.folder / "results.csv"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / ".sweep.lock"
+
+    @property
+    def stop_request(self) -> Path:
+        """What tells points on other machines to end."""
+        return self.folder / ".stop"
+
+    def result(self, key: str) -> Path:
+        """How a point ended, put down by the process that ran it."""
+        return self.folder / ".points" / f"{key}.json"
+
+    def point_lock(self, key: str) -> Path:
+        """Held while a point is run, so that it is run by one process only."""
+        return self.folder / ".points" / f"{key}.lock"
+
+
+@dataclass(frozen=True)
 class RunPaths:
     """Files of one run. `work` is the fresh folder that a loop's recipe runs in."""
 
@@ -329,6 +368,11 @@ class RunPaths:
     def lock(self) -> Path:
         """Held while the run is going on: a run without a summary whose lock is free was killed."""
         return self.folder / ".lock"
+
+    @property
+    def state(self) -> Path:
+        """Of a workflow: how far each of its steps has come."""
+        return self.folder / "state.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExperimentPlan:
-    """An experiment that is ready to be run. `root`: the workspace, where the configuration's paths start."""
+class PlacedConfig:
+    """A configuration, and the workspace where its paths start. Whether it fits its data was not looked at here."""
 
     config: ExperimentConfig
     root: Path
-    outputs: OutputPaths
-    facts: Facts
 
     @property
     def json(self) -> dict[str, Any]:
         return self.config.to_json()
+
+
+@dataclass(frozen=True)
+class ExperimentPlan(PlacedConfig):
+    """An experiment that is ready to be run: its data are there, and the model fits them."""
+
+    outputs: OutputPaths
+    facts: Facts
 
     @property
     def parts(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from autoexperiment.files import read_json, write_json
@@ -34,7 +34,7 @@ class Run:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def save(self, paths: RunPaths) -> None:
-        write_json(paths.record, {"version": VERSION, **asdict(self)})
+        write_json(paths.record, {"version": VERSION, **vars(self)})
 
     @classmethod
     def load(cls, paths: RunPaths) -> Run:

@@ -16,7 +16,7 @@ from autoexperiment.evaluations import run_evaluation
 from autoexperiment.files import Lock, remove_folder, write_json
 from autoexperiment.kept import KeptRun, open_run
 from autoexperiment.paths import OutputPaths, RunPaths, find_root, new_run
-from autoexperiment.planning import ExperimentPlan, make_plan
+from autoexperiment.planning import ExperimentPlan, PlacedConfig, make_plan
 from autoexperiment.run import Run
 from autoexperiment.supervisor import Ending, Signals
 from autoexperiment.trainer import Listening, Observer, Quiet
@@ -96,7 +96,7 @@ def _make_place(plan: ExperimentPlan, now: datetime) -> RunPaths:
     run: RunPaths | None = None
     try:
         run = new_run(plan.outputs.experiment(plan.config.name), now)
-        write_json(run.config, plan.json)
+        write_config(plan, run)
     except OSError as error:
         if run is not None:
             remove_folder(run.folder)
@@ -105,6 +105,11 @@ def _make_place(plan: ExperimentPlan, now: datetime) -> RunPaths:
             "Make room, or choose another output.directory; then start again."
         ) from error
     return run
+
+
+def write_config(plan: PlacedConfig, run: RunPaths) -> None:
+    """Write down what a run is of, before it begins."""
+    write_json(run.config, plan.json)
 
 
 def resume(
@@ -167,6 +172,32 @@ def _differing(one: ExperimentConfig, other: ExperimentConfig) -> list[str]:
     return [name for name in a if a[name] != b[name]]
 
 
+def train(
+    plan: PlacedConfig,
+    run: RunPaths,
+    *,
+    signals: Signals,
+    observer: Observer | None = None,
+    threads: int | None = None,
+    timeout_s: float | None = None,
+    is_resumed: bool = False,
+) -> tuple[Run, dict[str, Any]]:
+    """Let the training process work in a run's folder, whose lock the caller holds, and write down how it ended.
+
+    Args:
+        threads: of its BLAS; None: as usual.
+        timeout_s: besides the configuration's own.
+    Returns: what run.json and summary.json hold.
+    """
+    listening = Listening(observer or Quiet())
+    request = Request(TRAIN, str(plan.root), plan.json, str(run.folder), resume=is_resumed)
+    ending = trainer.run(
+        request, folder=run.folder, log=run.log, heard=listening.heard, signals=signals, threads=threads,
+        timeout_s=min(filter(None, (timeout_s, plan.config.training.timeout_s)), default=None),
+    )  # fmt: skip
+    return _write_down(plan, run, listening, ending, threads=threads or trainer.blas_threads())
+
+
 def _train(
     plan: ExperimentPlan, run: RunPaths, observer: Observer, *, outputs: OutputPaths | None, is_resumed: bool = False
 ) -> dict[str, Any]:
@@ -177,13 +208,7 @@ def _train(
     """
     with Signals().watched() as signals:
         observer.begun(plan, run)
-        listening = Listening(observer)
-        request = Request(TRAIN, str(plan.root), plan.json, str(run.folder), resume=is_resumed)
-        ending = trainer.run(
-            request, folder=run.folder, log=run.log, heard=listening.heard, signals=signals,
-            timeout_s=plan.config.training.timeout_s,
-        )  # fmt: skip
-        summary = _write_down(plan, run, listening, ending)
+        _, summary = train(plan, run, signals=signals, observer=observer, is_resumed=is_resumed)
         if outputs is not None:
             status = RunStatus(summary["status"])
             history.record_run(outputs, run, status=status, final_metrics=summary["final_metrics"])
@@ -193,24 +218,28 @@ def _train(
     return summary
 
 
-def _write_down(plan: ExperimentPlan, run: RunPaths, listening: Listening, ending: Ending) -> dict[str, Any]:
-    """Write run.json and summary.json; returns the summary."""
+def _write_down(
+    plan: PlacedConfig, run: RunPaths, listening: Listening, ending: Ending, *, threads: int
+) -> tuple[Run, dict[str, Any]]:
+    """Write run.json and summary.json; returns both."""
     from autoexperiment.training import curves
 
     final = curves.last_row(run)
     is_finished = final is not None and final["epoch"] == plan.config.training.epochs
     outcome = listening.outcome(ending, is_finished=is_finished)
     status = RunStatus.of(outcome)
-    record = _record(plan, outcome, listening.reason(ending), ending, final or {})
+    record = _record(plan, outcome, listening.reason(ending), ending, final or {}, threads=threads)
     summary = _summary(plan, run, status, record.reason, final)
     record.save(run)
     write_json(run.summary, summary)
     if not plan.config.output.save_logs and status is not RunStatus.FAILED:
         run.log.unlink(missing_ok=True)
-    return summary
+    return record, summary
 
 
-def _record(plan: ExperimentPlan, outcome: Outcome, reason: str, ending: Ending, final: dict[str, Any]) -> Run:
+def _record(
+    plan: PlacedConfig, outcome: Outcome, reason: str, ending: Ending, final: dict[str, Any], *, threads: int
+) -> Run:
     told = {name: float(value) for name, value in final.items() if name != "epoch" and value is not None}
     seen = {"wall_s": ending.wall_s, "cpu_s": ending.cpu_s, "peak_memory_mb": ending.peak_memory_mb}
     return Run(
@@ -222,14 +251,14 @@ def _record(plan: ExperimentPlan, outcome: Outcome, reason: str, ending: Ending,
         ending=ending.to_json(),
         provenance={
             "version": __version__,
-            "machine": {**machine.facts(), "blas_threads": trainer.blas_threads()},
+            "machine": {**machine.facts(), "blas_threads": threads},
             "budget": f"epochs:{plan.config.training.epochs}",
         },
     )
 
 
 def _summary(
-    plan: ExperimentPlan, run: RunPaths, status: RunStatus, reason: str, final: dict[str, Any] | None
+    plan: PlacedConfig, run: RunPaths, status: RunStatus, reason: str, final: dict[str, Any] | None
 ) -> dict[str, Any]:
     return {
         "experiment": plan.config.name,

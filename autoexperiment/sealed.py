@@ -12,7 +12,7 @@ from typing import Any
 
 from autoexperiment.measure.scorer import Score, ScoreRequest
 from autoexperiment.recipe import Recipe
-from autoexperiment.supervisor import Ending, Limits, run_environment, supervise
+from autoexperiment.supervisor import Ending, Limits, Signals, run_environment, supervise
 from autoexperiment.trained import Interrupted, Trained, TrialPlan, fresh, rejected, write_tree
 from autoexperiment.vocabulary import Outcome
 
@@ -48,6 +48,7 @@ def score_checkpoint(
     env: Mapping[str, str],
     timeout_s: float,
     rows: int | None = None,
+    signals: Signals | None = None,
 ) -> tuple[Score | None, Ending]:
     """Run the scorer under the supervisor, on fresh copies of every file but the checkpoint.
 
@@ -55,6 +56,7 @@ def score_checkpoint(
         folder: where the copies lie meanwhile; the scorer's log, `evaluation.log`, stays beside it.
         env: for the scorer; its homes are its own.
         rows: only the first so many of the validation rows.
+        signals: as of `supervise`.
     Returns: no score when the scorer did not come to an end.
     """
     fresh(folder)
@@ -68,7 +70,8 @@ def score_checkpoint(
     command = [sys.executable, "-m", "autoexperiment.measure.scorer", str(folder / "request.json"), str(result)]
     private = {name: str(place) for name, place in _homes(folder).items()}  # that the training never saw
     ending = supervise(
-        command, cwd=folder, log=folder.with_name("evaluation.log"), limits=Limits(timeout_s), env={**env, **private}
+        command, cwd=folder, log=folder.with_name("evaluation.log"), limits=Limits(timeout_s), env={**env, **private},
+        signals=signals,
     )  # fmt: skip
     score = Score.load(result) if ending.outcome is Outcome.OK and result.exists() else None
     shutil.rmtree(folder)
@@ -89,7 +92,7 @@ def sealed_metric(run: Trained, own: float | None) -> tuple[float, dict[str, Any
         raise rejected(Outcome.REJECTED, fault)
     score, ending = score_checkpoint(
         run.plan, run.work / "data" / "checkpoint", run.paths.folder / "evaluation",
-        env=run.environment, timeout_s=SCORING_TIMEOUT_S,
+        env=run.environment, timeout_s=SCORING_TIMEOUT_S, signals=run.signals,
     )  # fmt: skip
     if score is None:
         if ending.outcome is Outcome.INTERRUPTED:

@@ -50,6 +50,15 @@ def _digest(file: Path, seen: _Seen) -> list[int | str]:
     return known if known and known[:4] == stamp else [*stamp, _sha256(file)]
 
 
+def content(place: Path) -> str:
+    """The hash of one file, or of all regular files in a folder with their names. Raises: OSError."""
+    whole = hashlib.sha256()
+    for file in _files(place):
+        inner = os.fspath(file.relative_to(place)) if file != place else ""
+        whole.update(f"{inner}\0{_sha256(file)}\n".encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
+
+
 def take(root: Path, names: Sequence[str], *, cache: Path) -> str:
     """The snapshot of these files and folders, as `sha256:…`.
 

@@ -7,8 +7,10 @@ session or signals changes nothing about its end.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
+import marshal
 import math
 import os
 import select
@@ -38,6 +40,11 @@ MARKER = "AUTOEXPERIMENT_RUN"
 BACKSTOP_S = 20.0  # patience with a warden past the time it needs (three times SWEEP_S), before it is killed itself
 LOG_TAIL = 1 << 20
 _WARDEN = Path(__file__).with_name("warden.py")
+# A script named on the command line is compiled each time; by this way Python keeps the warden's bytecode, as of a module.
+_START = (
+    "import sys; from importlib.machinery import SourceFileLoader as Loader; del sys.argv[0]; path = sys.argv[0]; "
+    "exec(Loader('__main__', path).get_code('__main__'), {'__name__': '__main__', '__file__': path})"
+)
 _PASSED = ("PATH", "LANG", "TERM", "TZ", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _PASSED_PREFIXES = ("LC_", "MLX_", "OPENBLAS_", "OMP_", "VECLIB_", "AUTOEXPERIMENT_BLAS")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -77,6 +84,11 @@ class Signals:
     """
 
     received: list[int] = field(default_factory=list)
+
+    def end(self) -> None:
+        """Do as if a first signal had come, unless one has."""
+        if not self.received:
+            self.received.append(signal.SIGTERM)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[Signals]:
@@ -119,7 +131,7 @@ class _Warden:
         self.report, report_end = os.pipe()
         lifeline_end, self.lifeline = os.pipe()
         fds = [fd for fd in (report_end, lifeline_end, log_fd, watch.write_end) if fd >= 0]
-        words = [sys.executable, "-I", "-S", str(_WARDEN), *map(str, fds)]
+        words = [sys.executable, "-I", "-S", "-c", _START, str(_WARDEN), *map(str, fds)]
         try:
             self.process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -136,8 +148,9 @@ class _Warden:
             watch.close_write_end()
         self._text = b""
         self.give_up_at = math.inf
+        blob = marshal.dumps(json.loads(json.dumps(spec)))  # which takes plain values only, and no subclass of them
         with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(self.lifeline), "wb") as pipe:
-            pipe.write(json.dumps(spec).encode() + b"\n")
+            pipe.write(b"%d\n%b" % (len(blob), blob))
 
     def read(self, wait_s: float, *, watch: Watch) -> bool:
         """Take in what the warden says; False when it has said all. A line to look at ends the wait as well."""
@@ -157,7 +170,7 @@ class _Warden:
     def account(self) -> dict[str, Any] | None:
         """The warden's report, or None when it died without one."""
         lines = self._text.split(b"\n")
-        return json.loads(lines[1]) if len(lines) > 2 else None
+        return ast.literal_eval(lines[1].decode()) if len(lines) > 2 else None
 
     def order(self, word: bytes, *, needs_s: float) -> None:
         """Say b"T" (TERM and grace) or b"K" (KILL), or nothing, and expect the end within `needs_s`."""
@@ -169,11 +182,26 @@ class _Warden:
         """End the run if it still goes on, and the warden: also one that the run has stopped."""
         os.close(self.lifeline)
         try:
-            self.process.wait(timeout=BACKSTOP_S)
+            _wait(self.process, timeout_s=BACKSTOP_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
         os.close(self.report)
+
+
+def _wait(process: subprocess.Popen[bytes], *, timeout_s: float) -> None:
+    """Wait for a process's end, where the system can tell it (Linux), without naps between looks.
+
+    Raises: subprocess.TimeoutExpired.
+    """
+    give_up_at = time.monotonic() + timeout_s
+    with contextlib.suppress(AttributeError, OSError):
+        fd = os.pidfd_open(process.pid)
+        try:
+            select.select([fd], [], [], timeout_s)
+        finally:
+            os.close(fd)
+    process.wait(timeout=max(0.0, give_up_at - time.monotonic()))
 
 
 def marked_processes(marker: str) -> list[int]:

@@ -11,7 +11,7 @@ from autoexperiment.budget import Budget
 from autoexperiment.files import remove_folder
 from autoexperiment.paths import RunPaths
 from autoexperiment.recipe import Recipe
-from autoexperiment.supervisor import Ending, Limits
+from autoexperiment.supervisor import Ending, Limits, Signals
 from autoexperiment.vocabulary import Outcome
 
 
@@ -29,6 +29,7 @@ class TrialPlan:
         startup_s: the baseline's measured time outside training, or None while that is being measured.
         kernels: compiled CPU kernels to start from; compiling them anew takes half a minute.
         batch_divisor: how many times smaller the device batch is to be, after a run ran out of memory.
+        threads: of BLAS; None: as usual.
         cases: test cases of the baseline's suite, or None where none are counted.
         provenance: copied into the run's record.
     """
@@ -46,19 +47,26 @@ class TrialPlan:
     startup_s: float | None = None
     kernels: Path | None = None
     batch_divisor: int = 1
+    threads: int | None = None
     cases: int | None = None
     provenance: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run whose process has ended, and where its files are. `environment`: what it was started with."""
+    """A run whose process has ended, and where its files are.
+
+    Attributes:
+        environment: what it was started with.
+        signals: those that the caller watches, which end what is still to be run.
+    """
 
     plan: TrialPlan
     paths: RunPaths
     work: Path
     ending: Ending
     environment: Mapping[str, str]
+    signals: Signals | None = None
 
     @property
     def folder(self) -> Path:

@@ -94,6 +94,7 @@ def run(
     log: Path,
     heard: Heard,
     timeout_s: float | None = None,
+    threads: int | None = None,
     signals: Signals | None = None,
 ) -> Ending:
     """Let a training process do what is asked, to its end.
@@ -103,10 +104,11 @@ def run(
         heard: told each line of the protocol as a word ("dataset", "model", "epoch", "error" …) and the rest of the
             line, bounded and without control characters. A dataset's own code may print such lines as well: they
             are for showing only.
+        threads: of BLAS; None: `blas_threads()`.
         signals: as of `supervise`.
     """
     command = [sys.executable, "-P", "-m", "autoexperiment.training.child", request.to_json()]
-    extra = {"AUTORESEARCH_CACHE": str(cache_home()), "OPENBLAS_NUM_THREADS": str(blas_threads())}
+    extra = {"AUTORESEARCH_CACHE": str(cache_home()), "OPENBLAS_NUM_THREADS": str(threads or blas_threads())}
     environment = run_environment(folder, extra=extra)
     try:
         return supervise(

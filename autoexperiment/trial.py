@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from autoexperiment import seeding
+from autoexperiment import seeding, threads
 from autoexperiment.budget import Budget
 from autoexperiment.evaluation import REPORT_BYTES, Result, evaluate, harness_files, watched
 from autoexperiment.files import read_plain
@@ -21,7 +21,7 @@ from autoexperiment.preparation import words
 from autoexperiment.recipe import SEALED
 from autoexperiment.run import Run
 from autoexperiment.snapshot import HOME
-from autoexperiment.supervisor import Ending, run_environment, supervise
+from autoexperiment.supervisor import Ending, Signals, run_environment, supervise
 from autoexperiment.trained import Trained, TrialPlan, fresh, limits_of, write_tree
 from autoexperiment.vocabulary import Outcome
 
@@ -48,6 +48,8 @@ def _variables(plan: TrialPlan) -> dict[str, str]:
         variables["AUTOEXPERIMENT_SKIP_EVAL"] = "1"
     if recipe.oom == "reduce_batch":
         variables[BATCH_DIVISOR] = str(plan.batch_divisor)
+    if plan.threads is not None:
+        variables |= dict.fromkeys(threads.VARIABLES, str(plan.threads))
     return variables
 
 
@@ -91,19 +93,21 @@ def _remove_old_results(plan: TrialPlan, work: Path) -> None:
             place.unlink()
 
 
-def _train(plan: TrialPlan, paths: RunPaths, work: Path, on_tick: Callable[[float], None] | None) -> Trained:
+def _train(
+    plan: TrialPlan, paths: RunPaths, work: Path, on_tick: Callable[[float], None] | None, signals: Signals | None
+) -> Trained:
     recipe = plan.recipe
     allowed = allowed_wall_s(plan.budget, plan.startup_s, counts_startup=recipe.stop.counts_startup)
     limits = replace(limits_of(recipe, recipe.hard_timeout_s or plan.budget.hard_timeout_s), allowed_wall_s=allowed)
     environment = run_environment(paths.folder, extra=_variables(plan))
     ending = supervise(
         words(recipe.command), cwd=work / recipe.cwd, log=paths.log, limits=limits, env=environment,
-        on_tick=on_tick, until=watched(recipe),
+        on_tick=on_tick, until=watched(recipe), signals=signals,
     )  # fmt: skip
-    return Trained(plan, paths, work, ending, environment)
+    return Trained(plan, paths, work, ending, environment, signals)
 
 
-def _guard(plan: TrialPlan, paths: RunPaths) -> Result | None:
+def _guard(plan: TrialPlan, paths: RunPaths, signals: Signals | None) -> Result | None:
     """Why a run whose numbers are fine does not count: its test command fails. None when it passes."""
     folder = fresh(paths.folder / "guard")
     work = _occupy(plan, folder / "work")
@@ -111,7 +115,9 @@ def _guard(plan: TrialPlan, paths: RunPaths) -> Result | None:
     limits = limits_of(plan.recipe, plan.recipe.hard_timeout_s or plan.budget.hard_timeout_s)
     environment = run_environment(folder, extra=_variables(plan))
     log = paths.folder / "guard.log"
-    ending = supervise(words(plan.recipe.guard), cwd=work / plan.recipe.cwd, log=log, limits=limits, env=environment)
+    ending = supervise(
+        words(plan.recipe.guard), cwd=work / plan.recipe.cwd, log=log, limits=limits, env=environment, signals=signals
+    )
     for used in (work, folder):
         shutil.rmtree(used, ignore_errors=True)
     if ending.outcome is Outcome.OK:
@@ -121,19 +127,28 @@ def _guard(plan: TrialPlan, paths: RunPaths) -> Result | None:
     return Result(Outcome.REJECTED, f"The test command failed: {ending.reason or ending.outcome}")
 
 
-def run_trial(plan: TrialPlan, paths: RunPaths, *, on_tick: Callable[[float], None] | None = None) -> Run:
-    """Train and measure one candidate in `paths.folder`, which must be new; writes `run.json` there."""
+def run_trial(
+    plan: TrialPlan,
+    paths: RunPaths,
+    *,
+    on_tick: Callable[[float], None] | None = None,
+    signals: Signals | None = None,
+) -> Run:
+    """Train and measure one candidate in `paths.folder`, which must be new; writes `run.json` there.
+
+    Args: signals: as of `supervise`.
+    """
     work = _occupy(plan, paths.work)
     known = copy_kernels(plan.kernels, paths.kernels)
     _remove_old_results(plan, work)
     _link_data(plan, work, paths.private)
     harness_before = harness_files(plan.recipe, work)
-    trained = _train(plan, paths, work, on_tick)
+    trained = _train(plan, paths, work, on_tick, signals)
     result = evaluate(trained, harness_before=harness_before)
     if work != paths.work and work.is_dir():  # the run may have removed it
         shutil.move(work, paths.work)
     if result.outcome is Outcome.OK and plan.recipe.guard:
-        result = _guarded(result, _guard(plan, paths), plan.recipe.metric)
+        result = _guarded(result, _guard(plan, paths, signals), plan.recipe.metric)
     run = _record(plan, result, trained.ending, new_kernels=_count(paths.kernels) - known)
     run.save(paths)
     return run

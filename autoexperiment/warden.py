@@ -1,31 +1,33 @@
 """The process between the supervisor and a run: it owns the deadline, the log and the kill of the whole tree.
 
 Usage: python -I -S warden.py REPORT_FD LIFELINE_FD LOG_FD [COPY_FD]
-(started by `supervisor.supervise`, which sends one JSON object down the lifeline, then at most T, for
-TERM and a grace period, and K, for KILL at once)
+(started by `supervisor.supervise`, which sends a length, a newline and so many bytes of marshal down the
+lifeline, then at most T, for TERM and a grace period, and K, for KILL at once)
 
 It is a child subreaper where the system has that (Linux), so that every process of the run, also one
 that left the session, ends up as its child and is killed. When the lifeline closes, the supervisor
 has died and the run is killed with it. A supervisor that reads along gets a copy of the output as it
-comes, the middle that the log cuts included. Stdlib only, and `confine.py` beside it.
+comes, the middle that the log cuts included. Stdlib only, and `confine.py` beside it; of that, what is quick to import:
+each run waits for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import json
-import math
+import marshal
 import os
 import resource
 import select
-import signal
 import sys
 import time
-from collections.abc import Iterable
-from importlib.machinery import SourceFileLoader
-from types import ModuleType
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Iterable
+    from typing import Any, NoReturn
+else:
+    import _signal as signal  # the public module makes enums of the numbers, which takes as long as half of Python's start
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 POLL_S = 0.05
@@ -136,10 +138,12 @@ class Copy:
 def children_of(pid: int) -> list[int]:
     """Direct children, from /proc; none where the system has no such list."""
     found: list[int] = []
-    with contextlib.suppress(OSError):
+    try:
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:  # as text, it would need one more codec
                 found += [int(word) for word in file.read().split()]
+    except OSError:
+        pass
     return found
 
 
@@ -154,14 +158,14 @@ def descendants(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+    with open(f"/proc/{pid}/statm", "rb") as file:
         return int(file.read().split()[1]) * PAGE
 
 
 def proportional_bytes(pid: int) -> int:
     """Resident memory, each shared page divided by its sharers: forked workers do not count it twice."""
-    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+    with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:"))
 
 
 def memory_of(pids: list[int]) -> int:
@@ -169,9 +173,19 @@ def memory_of(pids: list[int]) -> int:
     measure = resident_bytes if len(pids) == 1 else proportional_bytes
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError, IndexError, ValueError, StopIteration):
+        try:
             total += measure(pid)
+        except (OSError, IndexError, ValueError, StopIteration):
+            continue
     return total
+
+
+def send(call: Callable[[int, int], None], pid: int, number: int) -> None:
+    """Send a signal with os.kill or os.killpg, unless nobody is there or this user may not."""
+    try:
+        call(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
 
 
 def signal_group(pid: int, number: int) -> None:
@@ -193,6 +207,9 @@ def is_live(pid: int) -> bool:
 
 def loaded(path: str) -> Any:
     """The module in a file; the folder itself is not on the search path, where its names would hide others."""
+    from importlib.machinery import SourceFileLoader
+    from types import ModuleType
+
     loader = SourceFileLoader("confine", path)
     module = ModuleType(loader.name)
     loader.exec_module(module)
@@ -207,7 +224,7 @@ class Warden:
         self.copy = Copy(copy_fd)
         self.peak_bytes = 0
         self.next_look = self.next_count = 0.0
-        self.kill_at = math.inf
+        self.kill_at = float("inf")
         self.reason = ""  # why this warden ended the run: "deadline", "memory", "processes", "stopped" or "orphaned"
         self.status: int | None = None
 
@@ -358,9 +375,8 @@ class Warden:
         targets = [(os.kill, pid) for pid in descendants(os.getpid())]
         if not targets and self.status is None:  # once it is reaped, its number may be a stranger's
             targets = [(signal_group, self.pid)]
-        for send, pid in targets:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                send(pid, number)
+        for call, pid in targets:
+            send(call, pid, number)
 
     def sweep(self) -> bool:
         """Kill everything that the command left behind; False when something is still there.
@@ -369,15 +385,13 @@ class Warden:
         stranger before they are reaped here.
         """
         if not IS_LINUX:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+            send(os.killpg, self.pid, signal.SIGKILL)
         deadline = time.monotonic() + SWEEP_S
         while self.reap():
             if time.monotonic() >= deadline:
                 return False
             for pid in children_of(os.getpid()):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+                send(os.kill, pid, signal.SIGKILL)
             self.pump(0.005)
         return True
 
@@ -407,8 +421,10 @@ class Warden:
         }
 
     def tell(self, line: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the lifeline says the same, and is obeyed
+        try:
             os.write(self.report_fd, line)
+        except BrokenPipeError:
+            return  # the lifeline says the same, and is obeyed
 
     def serve(self) -> None:
         self.watch()
@@ -417,17 +433,27 @@ class Warden:
         self.drain()
         self.log.close()
         self.copy.finish()
-        self.tell(json.dumps(self.account(wall_s, is_swept=is_swept)).encode() + b"\n")
+        self.tell(ascii(self.account(wall_s, is_swept=is_swept)).encode() + b"\n")
 
 
 def read_spec(fd: int) -> dict[str, Any]:
-    """What to run: the first line on the lifeline. Read byte by byte, since orders may follow it."""
-    with os.fdopen(os.dup(fd), "rb", buffering=0) as pipe:
-        line = pipe.readline()
-    if not line.endswith(b"\n"):
-        sys.exit(0)  # the supervisor died before it said what to run
-    spec: dict[str, Any] = json.loads(line)
+    """What to run: the first words on the lifeline. Not a byte more is read, since orders may follow them."""
+    head = b""
+    while not head.endswith(b"\n"):
+        head += read_exactly(fd, 1)
+    spec: dict[str, Any] = marshal.loads(read_exactly(fd, int(head)))
     return spec
+
+
+def read_exactly(fd: int, size: int) -> bytes:
+    """So many bytes; the end of this process where they do not come: the supervisor died before it had said them."""
+    blob = b""
+    while len(blob) < size:
+        more = os.read(fd, size - len(blob))
+        if not more:
+            os._exit(0)
+        blob += more
+    return blob
 
 
 def main(argv: list[str]) -> int:
@@ -447,4 +473,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # at once: taking the interpreter down in good order would keep the supervisor waiting
+    os._exit(main(sys.argv[1:]))

@@ -25,8 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autoexperiment import blas, machine
-from autoexperiment.agents import constants
+from autoexperiment import blas, constants, machine
 from autoexperiment.errors import LabError, Refused
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from autoexperiment.analysis import best_config, compute_ci_df, parameter_importance, plot_sweep_metric
-from autoexperiment.analysis.extra import need
 from autoexperiment.errors import HarnessError, UsageError
+from autoexperiment.extras import need
 
 
 def runs(**columns: object) -> pd.DataFrame:
@@ -211,7 +211,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
                 patch.setitem(sys.modules, name, None)
             with pytest.raises(HarnessError) as caught:
                 call()
-        assert f"need {library}, which is not installed" in str(caught.value)
+        assert f"needs {library}, which is not installed" in str(caught.value)
         assert "pip install 'autoexperiment[sweep]'" in str(caught.value)
 
 

@@ -293,7 +293,8 @@ def test_a_cell_says_its_mean_and_its_runs() -> None:
 
     figure = plot_sweep_heatmap(df, x_col="x", y_col="y", value_col="loss", title="Map")
 
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0.5\nn=2", "3\n1 of 2", "not run", "failed\n0 of 1"]
+    found = [text.get_text() for text in figure.axes[0].texts]
+    assert found == ["0.5000\nn=2", "3.000\n1 of 2", "not run", "failed\n0 of 1"]
     assert figure.axes[0].get_title() == "Map"
     (mesh,) = [found for found in figure.axes[0].collections if found.get_array() is not None]
     assert mesh.get_array().filled(-1).tolist() == [[0.5, 3.0], [-1, -1]]
@@ -307,7 +308,7 @@ def test_cells_stand_where_their_parameters_say() -> None:
     figure = plot_sweep_heatmap(df, "x", "y", "v")
 
     placed = {tuple(text.get_position()): text.get_text().split("\n")[0] for text in figure.axes[0].texts}
-    assert placed == {(x - 1, y - 1): f"{10 * x + y}" for x in (1, 2, 3) for y in (1, 2)}
+    assert placed == {(x - 1, y - 1): f"{10 * x + y}.00" for x in (1, 2, 3) for y in (1, 2)}
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["1", "2", "3"]
 
 
@@ -317,7 +318,15 @@ def test_a_missing_parameter_has_a_row_of_cells() -> None:
     axes = plot_sweep_heatmap(df, "x", "y", "v").axes[0]
 
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0.5", "none"]
-    assert [text.get_text() for text in axes.texts] == ["1\nn=1", "2\nn=1"]
+    assert [text.get_text() for text in axes.texts] == ["1.000\nn=1", "2.000\nn=1"]
+
+
+def test_means_in_cells_have_as_many_digits_as_each_other() -> None:
+    df = pd.DataFrame([(x, 0, v) for x, v in enumerate([1.5, 1.4375, 1234.0])], columns=["x", "y", "v"])
+
+    texts = plot_sweep_heatmap(df, "x", "y", "v").axes[0].texts
+
+    assert [text.get_text().split("\n")[0] for text in texts] == ["1.500", "1.438", "1234"]
 
 
 def test_text_in_a_cell_can_be_read_on_its_colour() -> None:

@@ -104,6 +104,10 @@ PLAIN: list[tuple[dict[str, Any], str, str]] = [
     ({"model": MLP, f"{MODEL}.layer_sizes": [5, 0, 1]}, f"{MODEL}.layer_sizes.1", "'layer_sizes[1]': must be positive integer"),
     ({"model": MLP, f"{MODEL}.activation": "gelu"}, f"{MODEL}.activation", "relu, tanh, sigmoid"),
     ({"model": MLP, f"{MODEL}.output_activation": "relu"}, f"{MODEL}.output_activation", "sigmoid, softmax"),
+    ({"model": MLP, f"{MODEL}.lora_rank": 0}, f"{MODEL}.lora_rank", "positive integer, got 0. Allowed: 1 to 1000000000, or null"),
+    ({"model": MLP, f"{MODEL}.lora_rank": True}, f"{MODEL}.lora_rank", "positive integer, got true"),
+    ({"model": MLP, f"{MODEL}.lora_rank": "4"}, f"{MODEL}.lora_rank", "Write it as a number: 4"),
+    ({"model.params": {"lora_rank": 4}}, f"{MODEL}.lora_rank", "Unknown key 'lora_rank'"),
     ({"model.params": {"use_gradient_descent": 0}}, f"{MODEL}.use_gradient_descent", "true or false"),
     ({"model.params": {"l2_regularization": -1}}, f"{MODEL}.l2_regularization", "non-negative number"),
     ({"model.params": {"l2": 1}}, f"{MODEL}.l2", "Did you mean 'l2_regularization'?"),
@@ -353,6 +357,17 @@ def test_the_seed_of_a_loader_is_there_only_if_it_was_given() -> None:
 
     assert without.to_json()["dataset"]["params"] == {"normalize": False, "b": 1}
     assert given_seed.to_json()["dataset"]["params"] == {"normalize": False, "seed": 7}
+
+
+@pytest.mark.parametrize(("given", "kept"), [(4, {"lora_rank": 4}), (4.0, {"lora_rank": 4}), (None, {})])
+def test_the_rank_is_there_only_if_there_is_one(given: float | None, kept: dict[str, int]) -> None:
+    params = {"layer_sizes": [5, 1], "lora_rank": given}
+
+    whole = ConfigLoader.load_from_dict({**SMALL, "model": {"name": "mlp", "params": params}}).to_json()
+
+    found = whole["model"]["params"]
+    assert {name: value for name, value in found.items() if name == "lora_rank"} == kept
+    assert ConfigLoader.load_from_dict(whole).to_json() == whole
 
 
 def test_a_hash_is_kept_in_small_letters() -> None:

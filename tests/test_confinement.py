@@ -424,7 +424,7 @@ def test_a_run_above_its_memory_is_killed(tmp_path: Path) -> None:
 
     assert (ending.outcome, ending.reason) == (Outcome.OOM, MEMORY)
     assert ending.failure == Failure("memory limit", MEMORY)
-    assert ending.peak_memory_mb >= 120
+    assert ending.peak_memory_mb > 80  # it may be seen while it still fills its block
 
 
 @needs_proc

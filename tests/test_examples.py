@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import standin
 from pictures import write_mnist
 from workspaces import Workspace
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "experiments"
+SWEEPS = {"grid.yaml": 36, "halving.yaml": 26, "hello_world.yaml": 18, "search.yaml": 20}  # points of each
 FILES = sorted(path.name for path in EXAMPLES.iterdir() if path.suffix in (".json", ".yaml"))
 _SMALLER = {"model.params.width": 4, "training.epochs": 6, "training.batch_size": 16, "training.learning_rate": 0.02}
 SMALL = [word for path, value in _SMALLER.items() for word in ("--set", f"{path}={value}")]
@@ -69,3 +74,52 @@ def test_tuning_examples_differ_by_the_learning_rate_alone() -> None:
     assert rates == [0.001, 0.01, 0.1]
     assert names == [f"tune-lr-{rate}" for rate in rates]
     assert configs[0] == configs[1] == configs[2]
+
+
+# ---- sweeps
+
+
+def test_every_sweep_is_run_by_a_test() -> None:
+    assert {path.name for path in (EXAMPLES / "sweeps").iterdir()} == {*SWEEPS, "gpt.yaml"}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweep_has_the_points_that_it_says(place: Workspace, name: str) -> None:
+    if name == "search.yaml":
+        pytest.importorskip("optuna")
+    config = f"experiments/sweeps/{name}"
+
+    plan = json.loads(place.mlx("sweep", "run", "--config", config, "--dry-run", "--json"))
+
+    assert plan["points"] == plan["left"] == SWEEPS[name]
+
+
+def test_search_learns_a_better_rate_than_most_it_tried(place: Workspace) -> None:
+    pytest.importorskip("optuna")
+
+    place.mlx("sweep", "run", "--config", "experiments/sweeps/search.yaml", "--set", "sampler.trials=14")
+
+    losses = [row["metrics"]["val_loss"] for row in json.loads(place.mlx("sweep", "results", "tpe-rates", "--json"))]
+    assert len(losses) == 14
+    assert min(losses) < sorted(losses)[7] / 2
+
+
+def test_sweep_of_the_recipe_is_scored_by_the_sealed_evaluation(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = standin.make_recipe(tmp_path, prepared, monkeypatch)
+    small = ["base.budget=steps:2", "parameters={constants.DEPTH: [1, 2]}", "seeds=1"]
+    words = ["sweep", "run", "--config", str(EXAMPLES / "sweeps" / "gpt.yaml")]
+
+    for text in small:
+        words += ["--set", text]
+    command = [sys.executable, "-m", "autoexperiment", *words]
+    answer = subprocess.run(command, cwd=root, env=dict(os.environ), capture_output=True, text=True)
+
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    book = (root / "outputs" / "gpt-lr-depth" / "sweep.jsonl").read_text()
+    rows = [json.loads(line.partition("\t")[0]) for line in book.splitlines()]
+    results = [row["result"] for row in rows if row["kind"] == "ended"]
+    assert [result["status"] for result in results] == ["completed"] * 2
+    assert {result["trust"]["val_bpb"] for result in results} == {"recomputed"}
+    assert standin.git(root, "status", "--short") == ""

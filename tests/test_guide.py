@@ -13,7 +13,7 @@ import pytest
 from standin import git_environment
 
 ROOT = Path(__file__).resolve().parent.parent
-GUIDE = ROOT / "docs" / "guide.md"
+DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 pytestmark = pytest.mark.skipif(shutil.which("jq") is None, reason="the guide's commands use jq")
@@ -26,27 +26,44 @@ def workspace(tmp_path: Path) -> Path:
     return root
 
 
-def script() -> str:
-    """All blocks as one bash script, which echoes each command as it is run."""
+def script(page: str) -> str:
+    """All blocks of a page as one bash script; those of `text` are only shown."""
     lines = ["set -euo pipefail"]
-    for language, block in BLOCK.findall(GUIDE.read_text()):
+    for language, block in BLOCK.findall((DOCS / page).read_text()):
+        if language == "text":
+            continue
         assert language in ("bash", "python")
         lines.append(block if language == "bash" else f"python - <<'PYTHON'\n{block}PYTHON")
     return "\n".join(lines)
 
 
-def test_every_block_of_the_guide_runs(workspace: Path, tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
+def run(page: str, workspace: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    home.mkdir()
     environment = {
-        **git_environment(tmp_path / "home"),
+        **git_environment(home),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "LANG": "C.UTF-8",
     }
-
-    answer = subprocess.run(["bash", "-c", script()], cwd=workspace, env=environment, capture_output=True, text=True)
-
+    answer = subprocess.run(
+        ["bash", "-c", script(page)], cwd=workspace, env=environment, capture_output=True, text=True
+    )
     assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-3000:]
+    return answer
+
+
+def test_every_block_of_the_guide_runs(workspace: Path, tmp_path: Path) -> None:
+    answer = run("guide.md", workspace, tmp_path / "home")
+
     assert "exit code 1" in answer.stdout
     assert "Did you mean 'optimizer'?" in answer.stderr
     assert "completed already" in answer.stdout + answer.stderr
     assert re.search(r"^R² 0\.99\d\d on 100 rows$", answer.stdout, re.MULTILINE)
+
+
+def test_every_block_of_the_page_on_sweeps_runs(workspace: Path, tmp_path: Path) -> None:
+    answer = run("sweeps.md", workspace, tmp_path / "home")
+
+    assert "18 of 18 points have ended: 18 completed" in answer.stdout
+    assert "Rung 3 of 3" in answer.stdout
+    assert "left to run: 2" in answer.stdout
+    assert (workspace / "outputs" / "rates" / "learning_rate_by_epochs.png").stat().st_size > 10_000

@@ -29,9 +29,9 @@ def packages(*names: str) -> set[str]:
 # Each layer may import its own and every earlier one. A module is named by its path in the package.
 LAYERS: list[tuple[str, set[str]]] = [
     ("facts", {"errors", "vocabulary", "failpoint", "files", "paths", "budget", "metrics", "blas", "machine", "clocks",
-               "globs", "goals", "threads"}),
+               "globs", "goals", "threads", "dotpaths", "extras", "naming", "hosts"}),
     ("values", {"recipe", "run", "failure", "ending", "surface", "readings", "seeding", "references",
-                "untrusted"}),
+                "untrusted", "constants"}),
     ("effects", {"warden", "confine", "watch", "supervisor", "journal", "ledger", "git", "worktree", "index", "trees",
                  "candidates", "holdout", "snapshot", "preparation", "fence", "awake", "history"}),
     ("measure", {"measure.wire", "measure.predictor", "measure.scorer", "measure"}),
@@ -41,8 +41,8 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("acts", {"trained", "sealed", "evaluation", "trial", "surroundings", "session", "launch", "admission",
               "measuring", "judging", "daily_log", "report", "plots", "views", "record", "loop", "night",
               "handover", "limits", "desk", "preflight", "trainer", "planning", "kept", "evaluations",
-              "runner"}),
-    ("edges", packages("analysis", "agents", "cli") | {"doctor", "__main__"}),
+              "runner", "ring"} | packages("workflow", "sweep")),
+    ("edges", packages("analysis", "agents", "cli", "zoo", "trackers") | {"doctor", "__main__"}),
 ]  # fmt: skip
 BARE = ["errors", "vocabulary", "failpoint", "files", "paths", "budget", "metrics", "globs", "recipe", "surface",
         "readings", "seeding", "gate", "journal", "ledger", "git", "worktree", "index", "trees", "candidates",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import workspaces
 from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from trainings import classification, config, files_of, request, train_here
+from workspaces import Workspace
 
+from autoexperiment import models
 from autoexperiment.datasets.base import Facts
 from autoexperiment.errors import DataError
 from autoexperiment.models import MLP, network
@@ -378,3 +384,191 @@ def test_sizes_may_be_numbers_of_numpy() -> None:
 
     assert model.params() == MLP([4, 2], seed=3, l2_regularization=0.5).params()
     assert {type(size) for size in model.params()["layer_sizes"]} == {int}
+
+
+# ---- updates of low rank
+
+
+def low_rank(rank: int | None = 2, **more: Any) -> MLP:
+    return MLP([4, 5, 3, 3], "tanh", lora_rank=rank, seed=3, facts=classes(3), **more)
+
+
+def with_updates(model: MLP) -> MLP:
+    """The model with numbers of its own in every array that is trained."""
+    rng = np.random.default_rng(1)
+    model.set_arrays({name: rng.normal(size=shape).astype(np.float32) for name, shape in model.shapes().items()})
+    return model
+
+
+def trained_low_rank(folder: Path, epochs: int, **more: Any) -> dict[str, bytes]:
+    """Files of a run's metrics and checkpoints."""
+    what = low_rank_config(epochs)
+    end, _ = train_here(request(folder, what, **more))
+    assert end.exit_code == 0
+    return files_of(folder / "run")
+
+
+def low_rank_config(epochs: int) -> dict[str, Any]:
+    model = {"name": "mlp", "params": {"layer_sizes": [4, 3, 2], "lora_rank": 2, "seed": 7}}
+    return config(model, classification(), epochs=epochs)
+
+
+def test_rank_is_cut_to_what_a_layer_has() -> None:
+    model = low_rank(4)
+
+    # the layers are 4 x 5, 5 x 3 and 3 x 3
+    assert model.shapes() == {
+        "layer_0_lora_a": (4, 4), "layer_0_lora_b": (4, 5), "layer_0_bias": (5,),
+        "layer_1_lora_a": (5, 3), "layer_1_lora_b": (3, 3), "layer_1_bias": (3,),
+        "layer_2_lora_a": (3, 3), "layer_2_lora_b": (3, 3), "layer_2_bias": (3,),
+    }  # fmt: skip
+    assert model.n_parameters() == (16 + 20 + 5) + (15 + 9 + 3) + (9 + 9 + 3)
+
+
+def test_low_rank_begins_as_the_dense_network_of_the_same_seed() -> None:
+    x, _ = rows(classes(3))
+    dense = MLP([4, 5, 3, 3], "tanh", seed=3, facts=classes(3))
+
+    answer = low_rank().predict_proba(x)
+
+    np.testing.assert_array_equal(answer, dense.predict_proba(x))
+
+
+def test_low_rank_gives_what_the_merged_dense_network_gives() -> None:
+    x, _ = rows(classes(3))
+    model = with_updates(low_rank())
+    arrays = model.arrays()
+    merged = MLP([4, 5, 3, 3], "tanh", facts=classes(3))
+    merged.set_arrays({
+        name: arrays[name] if name.endswith("bias") else
+        arrays[name] + arrays[name.replace("weights", "lora_a")] @ arrays[name.replace("weights", "lora_b")]
+        for name in merged.shapes()
+    })  # fmt: skip
+
+    answer = model.predict_proba(x)
+
+    np.testing.assert_allclose(answer, merged.predict_proba(x), rtol=1e-5, atol=1e-6)
+
+
+def test_first_values_of_an_update_are_spread_by_its_inputs_and_not_those_of_the_weights() -> None:
+    model = MLP([400, 300, 2], lora_rank=200, seed=3)
+
+    arrays = model.arrays()
+
+    a, weights = arrays["layer_0_lora_a"].ravel(), arrays["layer_0_weights"].ravel()[: 400 * 200]
+    assert np.std(a) == pytest.approx(400**-0.5, rel=0.02)  # 80,000 numbers: a standard error of 0.25 %
+    assert abs(np.corrcoef(a, weights)[0, 1]) < 0.02  # 5.6 standard errors
+    assert not np.array_equal(arrays["layer_1_lora_a"].ravel()[:200], a[:200] * np.sqrt(400 / 300))
+    assert not arrays["layer_0_lora_b"].any() and not arrays["layer_0_bias"].any()
+
+
+def test_only_the_updates_and_the_biases_are_trained(tmp_path: Path) -> None:
+    first = MLP([4, 3, 2], lora_rank=2, seed=7).arrays()
+
+    trained_low_rank(tmp_path, epochs=3)
+
+    last = models.load(tmp_path / "run" / "checkpoints" / "checkpoint_final").arrays()
+    moved = {name for name in first if not np.array_equal(first[name], last[name])}
+    assert moved == {name for name in first if not name.endswith("weights")}
+    assert len(moved) == 6
+
+
+def test_low_rank_training_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    whole = trained_low_rank(tmp_path / "whole", epochs=4)
+    asked = iter(range(100))
+    stopped = request(tmp_path / "stopped", low_rank_config(4))
+    end, _ = train_here(stopped, should_stop=lambda: next(asked) >= 7)
+    assert end.exit_code == 130
+
+    resumed = trained_low_rank(tmp_path / "stopped", epochs=4, resume=True)
+
+    assert resumed == whole
+
+
+def test_penalty_counts_the_updates() -> None:
+    model = low_rank(l2_regularization=0.5)
+
+    names = model.penalised()
+
+    assert names == tuple(f"layer_{i}_lora_{letter}" for i in range(3) for letter in "ab")
+
+
+def test_saved_low_rank_model_is_the_same_again(tmp_path: Path) -> None:
+    x, _ = rows(classes(3))
+    model = with_updates(low_rank())
+    model.save(tmp_path)
+
+    loaded = models.load(tmp_path)
+
+    np.testing.assert_array_equal(loaded.predict_proba(x), model.predict_proba(x))
+    assert isinstance(loaded, MLP) and loaded.params() == model.params()
+    assert {file.stem for file in tmp_path.glob("*.npy")} == {
+        *model.shapes(),
+        *(f"layer_{i}_weights" for i in range(3)),
+    }
+
+
+def test_loaded_low_rank_model_has_the_weights_of_its_folder(tmp_path: Path) -> None:
+    x, _ = rows(classes(3))
+    model = low_rank()
+    arrays = {name: array + 1 for name, array in model.arrays().items()}
+    model.predict_proba(x)
+    model.set_arrays(arrays)
+    model.save(tmp_path)
+
+    loaded = models.load(tmp_path)
+
+    np.testing.assert_array_equal(loaded.arrays()["layer_1_weights"], arrays["layer_1_weights"])
+    np.testing.assert_array_equal(loaded.predict_proba(x), model.predict_proba(x))
+    assert not np.allclose(model.predict_proba(x), with_updates(low_rank()).predict_proba(x))
+
+
+def test_weights_stay_when_the_updates_alone_are_set() -> None:
+    model = low_rank()
+    before = model.arrays()
+
+    with_updates(model)
+
+    np.testing.assert_array_equal(model.arrays()["layer_0_weights"], before["layer_0_weights"])
+
+
+@pytest.mark.parametrize("name", ["layer_0_weights", "layer_0_lora_a"])
+def test_a_part_of_the_arrays_is_refused(name: str) -> None:
+    model = low_rank()
+    arrays = {other: array for other, array in model.arrays().items() if other != name}
+
+    with pytest.raises(DataError, match=f"names do not fit: {name}"):
+        model.set_arrays(arrays)
+
+
+def test_without_a_rank_nothing_is_said_of_one() -> None:
+    model = MLP([4, 3, 1])
+
+    assert list(model.params()) == ["layer_sizes", "activation", "output_activation", "seed", "l2_regularization"]
+    assert list(model.arrays()) == ["layer_0_weights", "layer_0_bias", "layer_1_weights", "layer_1_bias"]
+
+
+@pytest.mark.parametrize("rank", [0, -1, True, 2.5, "4", 2**31])
+def test_what_is_no_rank_is_refused(rank: Any) -> None:
+    with pytest.raises(DataError, match=r"'lora_rank' is .*Allowed: null, or a whole number from 1"):
+        MLP([4, 3, 1], lora_rank=rank)
+
+
+def test_updates_count_towards_the_largest_model() -> None:
+    facts = Facts("regression", 0, (20_000,))
+    params = {"layer_sizes": [20_000, 30_000, 1]}
+
+    # 600,060,001 numbers fit; a rank of 10,000 adds 20,000 * 10,000 + 10,000 * 30,000, and 30,000 + 1 in the last layer
+    assert MLP.misfits(params, facts) == []
+    assert "1,100,090,002 parameters" in MLP.misfits({**params, "lora_rank": 10_000}, facts)[0]
+
+
+def test_low_rank_runs_from_the_command_line_and_is_evaluated(tmp_path: Path) -> None:
+    with Workspace.of(tmp_path) as place:
+        summary = place.run(workspaces.MLP, "--set", "model.params.lora_rank=4")
+
+        answer = json.loads(place.mlx("eval", "--run-dir", summary["run_dir"], "--json"))
+
+    saved = json.loads(Path(summary["run_dir"], "config.json").read_text())
+    assert saved["model"]["params"]["lora_rank"] == 4
+    assert answer["metrics"]["mse"] > 0

@@ -12,10 +12,10 @@ import standin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoexperiment import loop, night, session
-from autoexperiment.agents import agent_named, constants
-from autoexperiment.agents.constants import Range, parse_range
+from autoexperiment import constants, loop, night, session
+from autoexperiment.agents import agent_named
 from autoexperiment.agents.search import SearchAgent, draw_anywhere, draw_near
+from autoexperiment.constants import Range, parse_range
 from autoexperiment.errors import UsageError
 from autoexperiment.measuring import Quiet
 from autoexperiment.night import Limit

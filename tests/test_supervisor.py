@@ -571,9 +571,7 @@ def test_who_can_not_be_killed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         "survivors": [4_000_001, 4_000_002], "log_bytes": 0, "log_error": "", "started": 1.0, "refused": "",
     }  # fmt: skip
     fake = tmp_path / "warden.py"
-    fake.write_text(
-        f"import json, os, sys\nos.write(int(sys.argv[1]), b'1\\n' + json.dumps({account!r}).encode() + b'\\n')"
-    )
+    fake.write_text(f"import os, sys\nos.write(int(sys.argv[1]), b'1\\n' + ascii({account!r}).encode() + b'\\n')")
     monkeypatch.setattr(supervisor, "_WARDEN", fake)
 
     assert run(tmp_path, "pass").survivors == (4_000_001, 4_000_002)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from autoexperiment.agents import constants
+from autoexperiment import constants
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = (ROOT / "train.py").read_text()
@@ -383,6 +383,7 @@ class FakeTrainer:
 
     step_tokens = 1
     weights = state = None
+    ring = train.ALONE
 
     def __init__(self, *losses: float) -> None:
         self.losses = iter(losses)
@@ -410,6 +411,69 @@ def test_schedule_rises_holds_and_falls(monkeypatch: pytest.MonkeyPatch) -> None
     found = [train.lr_multiplier(progress) for progress in (0.0, 0.1, 0.5, 0.75, 1.0, 1.1)]
 
     assert found == pytest.approx([0.01 / 0.11, 1.0, 1.0, 0.6, 0.2, 0.2])
+
+
+# --- several processes (those that do exchange something: tests/test_train_ring.py) ---
+
+
+def test_one_process_exchanges_nothing() -> None:
+    loss, gradients = mx.array(1.0), {"a": [mx.array([2.0])]}
+
+    averages = train.ALONE.mean(loss, gradients)
+
+    assert averages[0] is loss and averages[1] is gradients
+    assert train.ALONE.longest(1 / 3) == 1 / 3
+    assert list(train.ALONE.part(iter("abc"))) == ["a", "b", "c"]
+    assert train.join({"MLX_RANK": "0"}) is train.ALONE
+
+
+@pytest.mark.parametrize(
+    ("size", "step_rows", "most", "rows"), [(1, 24, 8, 8), (2, 8, 8, 4), (2, 16, 8, 8), (2, 12, 4, 3), (8, 8, 8, 1)]
+)
+def test_processes_share_the_rows_of_a_step(size: int, step_rows: int, most: int, rows: int) -> None:
+    assert train.Ring(0, size).share(step_rows, most=most) == rows
+
+
+def test_processes_that_cannot_share_a_step_are_told_how_many_can() -> None:
+    with pytest.raises(train.BadSetting) as refusal:
+        train.Ring(0, 5).share(12, most=8)
+
+    assert "5 processes can't share a step of 12 rows evenly. Allowed: one of [1, 2, 3, 4, 6, 12]" in str(refusal.value)
+    assert "Type: mlx ring -n 4 " in str(refusal.value)
+
+
+def test_group_makes_the_steps_of_one_process_in_its_own_passes() -> None:
+    mx.random.seed(0)
+    model = train.build_model(dataclasses.asdict(SMALL))
+
+    alone = train.Trainer(model, SMALL, rows=4)
+    shared = train.Trainer(model, SMALL, rows=4, ring=train.Ring(1, 4))
+
+    assert shared.step_tokens == alone.step_tokens == train.TOTAL_BATCH_SIZE
+    assert (shared.rows, shared.passes * 4) == (4, alone.passes)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeRing:
+    """A process of a group, in which the slowest one has trained for 5 s."""
+
+    rank: int
+
+    def longest(self, seconds: float) -> float:
+        return 5.0
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
+def test_group_goes_by_its_slowest_clock_and_its_first_process_tells(
+    rank: int, lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = FakeTrainer(2.0, 2.0)
+    trainer.ring = FakeRing(rank)
+
+    done = train.train(trainer, iter(()), train.Settings(1, "seconds", 4.5, True))
+
+    assert (done.steps, done.seconds) == (1, 5.0)
+    assert capsys.readouterr().out.count("step 1 |") == lines
 
 
 # --- constants ---

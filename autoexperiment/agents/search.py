@@ -12,9 +12,9 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from autoexperiment import constants
 from autoexperiment.admission import find_twin, judged
-from autoexperiment.agents import constants
-from autoexperiment.agents.constants import Constant, Range
+from autoexperiment.constants import Range, Searchable
 from autoexperiment.errors import Refused
 from autoexperiment.loop import Proposal
 from autoexperiment.night import Night
@@ -46,14 +46,14 @@ def draw_near(value: Any, bounds: Range, rng: random.Random) -> Any:
     return constants.clamp(value + stride, bounds)
 
 
-def rotation(found: list[Constant], tag: str, turn: int) -> list[Constant]:
+def rotation(found: list[Searchable], tag: str, turn: int) -> list[Searchable]:
     """The constants in the order in which this turn tries them: each is first once in `len(found)` turns."""
     lap, place = divmod(turn, len(found))
     order = random.Random(f"{tag}/{lap}").sample(found, len(found))
     return order[place:] + order[:place]
 
 
-def draws(order: list[Constant], rng: random.Random, *, is_local: bool) -> Iterator[tuple[Constant, Any]]:
+def draws(order: list[Searchable], rng: random.Random, *, is_local: bool) -> Iterator[tuple[Searchable, Any]]:
     """(constant, new value) pairs that differ from the present value, `TRIES` for each constant in order."""
     for constant in order:
         for _ in range(TRIES):
@@ -63,7 +63,7 @@ def draws(order: list[Constant], rng: random.Random, *, is_local: bool) -> Itera
                 yield constant, draw
 
 
-def searchable(files: Mapping[str, bytes], device: str) -> tuple[str, str, list[Constant]]:
+def searchable(files: Mapping[str, bytes], device: str) -> tuple[str, str, list[Searchable]]:
     """The first mutable Python file that declares ranges: its name, source and constants; else no constants."""
     for name in sorted(name for name in files if name.endswith(".py")):
         source = files[name].decode()

@@ -62,7 +62,7 @@ class BestConfig:
 
     `others`: the ones with a number, best first. `without_number`: how many have none. `runs_needed`: of each
     configuration, to tell the winner from those that it was not told from; None when nothing is open, or no number of
-    runs can be named: see `advice`.
+    runs can be named: see `advice`. `scope`: which were compared, "" for all.
     """
 
     metric: str
@@ -73,6 +73,7 @@ class BestConfig:
     without_number: int
     runs_needed: int | None
     advice: str = field(repr=False)
+    scope: str = ""
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -90,7 +91,11 @@ class BestConfig:
         return bool(self.others) and not self.undecided
 
     def __str__(self) -> str:
-        lines = [f"best {self.metric} ({self.goal}): {self.winner}", self._verdict()]
+        lines = [
+            f"best {self.metric} ({self.goal}): {self.winner}",
+            *([self.scope] if self.scope else []),
+            self._verdict(),
+        ]
         lines += [f"    {other}" for other in self.undecided[:SHOWN]]
         if len(self.undecided) > SHOWN:
             lines.append(f"    and {len(self.undecided) - SHOWN} more")

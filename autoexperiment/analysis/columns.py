@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoexperiment.analysis.extra import need
 from autoexperiment.errors import HarnessError, UsageError, unknown
+from autoexperiment.extras import need
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from autoexperiment.analysis.extra import need
 from autoexperiment.analysis.intervals import Moments
+from autoexperiment.extras import need
 
 MOST_RUNS = 10_000
 POWER = 0.8

@@ -15,13 +15,12 @@ from autoexperiment.analysis.columns import (
     is_missing,
     numbers,
 )
-from autoexperiment.analysis.extra import need
 from autoexperiment.analysis.keywords import known_keywords
 from autoexperiment.analysis.scale import Scale, scale_of
 from autoexperiment.analysis.table import compute_ci_df
-from autoexperiment.analysis.words import known_goal, plain, value_text
+from autoexperiment.analysis.words import metric_label, plain, value_text
 from autoexperiment.errors import UsageError
-from autoexperiment.vocabulary import Goal
+from autoexperiment.extras import need
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +150,7 @@ def _draw(axes: Any, df: pd.DataFrame, y_col: str, look: _Look) -> pd.DataFrame:
         _shift(axes, artists, look.offset(place))
         if (means["count"] > 1).any():
             _shift(axes, _draw_runs(axes, runs, y_col, place, look), look.offset(place) + look.step / 2)
-    axes.set_ylabel(plain(y_col) + _direction(y_col))
+    axes.set_ylabel(plain(metric_label(y_col)))
     axes.grid(alpha=0.25)
     axes.margins(x=0.08, y=0.12)
     if look.scale.is_category:
@@ -224,11 +223,6 @@ def _draw_missing(axes: Any, means: pd.DataFrame, place: int, look: _Look) -> li
                 axes.text(at, 0.055, f"{count}", transform=at_edge, ha="center", va="bottom", fontsize=8, color=colour)
             )
     return artists  # type: ignore[no-any-return]
-
-
-def _direction(metric: str) -> str:
-    goal = known_goal(metric)
-    return "" if goal is None else f" ({'lower' if goal is Goal.MINIMIZE else 'higher'} is better)"
 
 
 def _add_legend(figure: Any, tables: Sequence[pd.DataFrame], look: _Look) -> None:

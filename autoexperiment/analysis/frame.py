@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoexperiment import history
-from autoexperiment.analysis.extra import need
+from autoexperiment.analysis.layout import METRIC_PREFIX, METRICS, PARAMS
 from autoexperiment.errors import HarnessError, UsageError, unknown
+from autoexperiment.extras import need
+from autoexperiment.naming import free_names, short_names
 from autoexperiment.paths import OutputPaths, RunPaths
 from autoexperiment.vocabulary import RunStatus
 
@@ -40,13 +41,16 @@ def runs_frame(
     runs = _select(Path(index), experiment)
     configs = [_config(Path(index), run) for run in runs]
     paths = _differing(configs)
-    metrics = _metric_names(runs)
-    names = _names(paths, taken={*FACTS, *metrics}, is_short=has_short_names)
+    found = dict.fromkeys(name for run in runs for name in run["final_metrics"] or {})
+    metrics = free_names(found, FACTS, prefix=METRIC_PREFIX)
+    names = short_names(paths, {*FACTS, *metrics.values()}, is_short=has_short_names)
     columns: dict[str, list[Any]] = {fact: [run[fact] for run in runs] for fact in FACTS}  # type: ignore[literal-required]
     columns |= {names[path]: [config.get(path) for config in configs] for path in paths}
     columns |= {column: [_final(run, metric) for run in runs] for metric, column in metrics.items()}
     frame: pd.DataFrame = need("pandas").DataFrame(columns)
-    return frame.astype(dict.fromkeys(metrics.values(), "float64"))
+    frame = frame.astype(dict.fromkeys(metrics.values(), "float64"))
+    frame.attrs = {PARAMS: [*names.values()], METRICS: [*metrics.values()]}
+    return frame
 
 
 def _select(index: Path, experiment: str | Sequence[str] | None) -> list[history.Entry]:
@@ -88,18 +92,6 @@ def _exactly(config: Mapping[_Path, Any], path: _Path) -> str | None:
     """A value's own text, in which 1 and true differ; None where there is none, as for a null."""
     value = config.get(path)
     return None if value is None else json.dumps(value)
-
-
-def _names(paths: Sequence[_Path], *, taken: Iterable[str], is_short: bool) -> dict[_Path, str]:
-    dotted = {path: ".".join(f'"{part}"' if "." in part else part for part in path) for path in paths}
-    counts = Counter([path[-1] for path in paths] + list(taken))
-    return {path: path[-1] if is_short and counts[path[-1]] == 1 else name for path, name in dotted.items()}
-
-
-def _metric_names(runs: Sequence[history.Entry]) -> dict[str, str]:
-    """Each metric with its column's name."""
-    names = dict.fromkeys(name for run in runs for name in run["final_metrics"] or {})
-    return {name: f"metric.{name}" if name in FACTS else name for name in names}
 
 
 def _final(run: history.Entry, metric: str) -> float | None:

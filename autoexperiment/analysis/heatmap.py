@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoexperiment.analysis.columns import check_column, check_different, is_missing
-from autoexperiment.analysis.extra import need
 from autoexperiment.analysis.keywords import known_keywords
 from autoexperiment.analysis.scale import CATEGORY, CENTURY, Scale, scale_of
 from autoexperiment.analysis.table import compute_ci_df
 from autoexperiment.analysis.words import plain
 from autoexperiment.errors import UsageError
+from autoexperiment.extras import need
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,17 +20,16 @@ if TYPE_CHECKING:
 
 MOST_LEVELS = 40
 NOT_RUN, FAILED = "not run", "failed"
+ELSEWHERE = {
+    "x": "x_col",
+    "y": "y_col",
+    "values": "value_col",
+    "value": "value_col",
+    "aggregation": "What is shown is the mean of the runs. For another: df.pivot_table(aggfunc=…)",
+}
 
 
-@known_keywords(
-    {
-        "x": "x_col",
-        "y": "y_col",
-        "values": "value_col",
-        "value": "value_col",
-        "aggregation": "A cell shows the mean of its runs and their number. For another: df.pivot_table(aggfunc=…)",
-    }
-)
+@known_keywords(ELSEWHERE)
 def plot_sweep_heatmap(df: pd.DataFrame, x_col: str, y_col: str, value_col: str, *, title: str | None = None) -> Figure:
     """The mean of a metric for each pair of two parameters' values.
 
@@ -67,7 +66,7 @@ def _draw(figure: Any, x: Scale, y: Scale, table: pd.DataFrame, value_col: str) 
     axes.patch.set(facecolor="#f3f3f3", edgecolor="#c4c4c4", hatch="////", linewidth=0)
     edges = [np.arange(len(scale.levels) + 1) - 0.5 for scale in (x, y)]
     mesh = axes.pcolormesh(
-        *edges, np.ma.masked_invalid(means), cmap="viridis", norm=_norm(means), edgecolors="white", linewidth=1.5
+        *edges, np.ma.masked_invalid(means), cmap="viridis", norm=colour_norm(means), edgecolors="white", linewidth=1.5
     )
     x.draw(axes, "x")
     y.draw(axes, "y")
@@ -85,7 +84,8 @@ def _spread(table: pd.DataFrame, column: str, x: Scale, y: Scale) -> np.ndarray:
     return grid
 
 
-def _norm(means: np.ndarray) -> Any:
+def colour_norm(means: np.ndarray) -> Any:
+    """Colours for means (NaN: none): logarithmic for positive ones that span two decades or more."""
     found = means[np.isfinite(means)]
     colours = need("matplotlib.colors")
     if len(found) and found.min() > 0 and found.max() / found.min() >= CENTURY:
@@ -109,7 +109,7 @@ def _cell_text(mean: float, count: float, failed: float) -> str:
         return NOT_RUN
     if count == 0:
         return f"{FAILED}\n0 of {failed:g}"
-    return f"{mean:.4g}\n" + (f"{count:g} of {count + failed:g}" if failed else f"n={count:g}")
+    return f"{mean:#.4g}".rstrip(".") + "\n" + (f"{count:g} of {count + failed:g}" if failed else f"n={count:g}")
 
 
 def _readable(colour: tuple[float, float, float, float]) -> str:

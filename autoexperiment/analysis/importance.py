@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoexperiment.analysis.columns import Groups, check_column, check_columns, group_rows, numbers
-from autoexperiment.analysis.extra import need
 from autoexperiment.analysis.intervals import Moments, moments
 from autoexperiment.analysis.words import params_text, plural
 from autoexperiment.errors import HarnessError, UsageError
+from autoexperiment.extras import need
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoexperiment.analysis.extra import need
 from autoexperiment.errors import HarnessError, UsageError, unknown
+from autoexperiment.extras import need
 
 METHODS = ("t", "wilson", "bca")
 RESAMPLES = 9999

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoexperiment.analysis.columns import group_rows
-from autoexperiment.analysis.extra import need
 from autoexperiment.analysis.words import plain, value_text
 from autoexperiment.errors import UsageError, unknown
+from autoexperiment.extras import need
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -35,6 +35,12 @@ def goal_of(metric: str, goal: Goal | str | None) -> Goal:
     return found
 
 
+def metric_label(metric: str) -> str:
+    """A metric's name for an axis, with the better direction where it is known."""
+    goal = known_goal(metric)
+    return metric if goal is None else f"{metric} ({'lower' if goal is Goal.MINIMIZE else 'higher'} is better)"
+
+
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 

@@ -22,7 +22,9 @@ _COMMANDS = {
     "loop": ("autoexperiment.cli.loop", "Run experiments unattended: start, step, run, status, log, stop."),
     "protocol": ("autoexperiment.cli.protocol", "Check the document that says what may change and how it is measured."),
     "run-experiment": ("autoexperiment.cli.run_experiment", "Train what a configuration describes."),
+    "ring": ("autoexperiment.cli.ring", "Train on several processes or machines at once, data-parallel."),
     "schema": ("autoexperiment.cli.schema", "Print the JSON Schema of a document."),
+    "sweep": ("autoexperiment.cli.sweep", "Run many configurations, and say which is best and how sure that is."),
 }
 
 

@@ -10,7 +10,11 @@ from click.shell_completion import CompletionItem
 from autoexperiment.errors import UsageError, unknown
 
 # document -> module that has its `json_schema`
-NAMES = {"protocol": "autoexperiment.protocol.schema", "experiment": "autoexperiment.config.schema"}
+NAMES = {
+    "protocol": "autoexperiment.protocol.schema",
+    "experiment": "autoexperiment.config.schema",
+    "sweep": "autoexperiment.config.sweep_schema",
+}
 
 
 def _complete_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -20,7 +24,7 @@ def _complete_names(_: click.Context, __: click.Parameter, incomplete: str) -> l
 @click.command("schema")
 @click.argument("name", required=False, metavar=f"[{'|'.join(NAMES)}]", shell_complete=_complete_names)
 def command(name: str | None) -> None:
-    """Print the JSON Schema (draft 2020-12) of a document: protocol or experiment.
+    """Print the JSON Schema (draft 2020-12) of a document: protocol, experiment or sweep.
 
     An editor that is told of it completes and checks the document while you write.
     """

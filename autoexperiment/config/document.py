@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from autoexperiment.config.fields import (
+    MOST,
     TABLE_SUFFIXES,
     ClassCount,
     Column,
@@ -50,6 +51,7 @@ from autoexperiment.config.fields import (
     check_json,
     is_folder,
     needs,
+    needs_number,
     without_plugins,
 )
 from autoexperiment.config.output import check_output as check_output
@@ -282,6 +284,11 @@ class MlpParams(Section):
     ]  # fmt: skip
     activation: Annotated[Literal["relu", "tanh", "sigmoid"], Field(description="Of the hidden layers.")] = "relu"
     output_activation: Annotated[Literal["sigmoid", "softmax"] | None, Field(description="Of the output.")] = None
+    lora_rank: Annotated[
+        PositiveInteger | None,
+        needs_number("positive integer", f"1 to {MOST}, or null to train the weights themselves"),
+        Field(description="Keep the first weights and train an update of this rank. null: train the weights."),
+    ] = None
     seed: _ModelSeed = 42
     l2_regularization: _L2 = 0.0
 
@@ -294,6 +301,11 @@ class MlpParams(Section):
                 "Use sigmoid, or as many outputs as there are classes"
             )
         return output_activation
+
+    @model_serializer(mode="wrap")
+    def _without_absent_rank(self, serialize: Any) -> dict[str, Any]:
+        whole: dict[str, Any] = serialize(self)
+        return {key: value for key, value in whole.items() if not (key == "lora_rank" and value is None)}
 
 
 class ResNetParams(Section):

@@ -54,7 +54,9 @@ class Network(Model):
         self.seed: int = plain(seed)
         self.l2_regularization: float = plain(l2_regularization)
         self._arrays: dict[str, Array] | None = None
+        self._fixed: dict[str, Array] | None = None
         self._on_device: dict[str, mx.array] | None = None
+        self._fixed_on_device: dict[str, mx.array] | None = None
 
     # what a subclass says
 
@@ -77,7 +79,7 @@ class Network(Model):
 
     @abstractmethod
     def shapes(self) -> Shapes:
-        """Shape of each array, by name, in the order of `arrays` and of the files."""
+        """Shape of each array that is trained, by name, in the order of `arrays` and of the files."""
 
     @abstractmethod
     def first(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
@@ -95,6 +97,10 @@ class Network(Model):
         """About how many numbers the forward pass holds for one row, for the size of a batch."""
 
     # what follows from it
+
+    def fixed_shapes(self) -> Shapes:
+        """Shape of each array that keeps its first values from the seed; none, unless a subclass has such."""
+        return {}
 
     @classmethod
     def faults(cls, params: Mapping[str, Any], facts: Facts) -> list[str]:
@@ -116,8 +122,11 @@ class Network(Model):
 
     def initial(self) -> dict[str, Array]:
         """First values from the seed, float32: the same on every call and machine."""
+        return self._first_values(self.shapes())
+
+    def _first_values(self, shapes: Shapes) -> dict[str, Array]:
         rng = np.random.default_rng([self.seed, _STREAM])
-        return {name: self.first(name, shape, rng).astype(np.float32) for name, shape in self.shapes().items()}
+        return {name: self.first(name, shape, rng).astype(np.float32) for name, shape in shapes.items()}
 
     def loss(self, raw: mx.array, y: mx.array) -> mx.array:
         """Mean over the batch of the loss that fits task and outputs, without the penalty; a scalar."""
@@ -134,12 +143,23 @@ class Network(Model):
     # arrays
 
     def arrays(self) -> dict[str, Array]:
+        """Of a model with fixed arrays those too, at the end: a checkpoint holds all that its predictions need."""
         if self._arrays is None:
             self._arrays = {name: first.astype(self.dtype) for name, first in self.initial().items()}
-        return dict(self._arrays)
+        return {**self._arrays, **self.fixed()}
+
+    def fixed(self) -> dict[str, Array]:
+        """The arrays of `fixed_shapes`."""
+        if self._fixed is None:
+            first = self._first_values(self.fixed_shapes())
+            self._fixed = {name: array.astype(self.dtype) for name, array in first.items()}
+        return dict(self._fixed)
 
     def set_arrays(self, arrays: Mapping[str, Array]) -> None:
-        shapes = self.shapes()
+        """As of `Model`; fixed arrays may be left out, all of them, and are then as they were."""
+        shapes, fixed = self.shapes(), self.fixed_shapes()
+        if arrays.keys() & fixed.keys():
+            shapes = {**shapes, **fixed}
         if arrays.keys() != shapes.keys():
             odd = ", ".join(sorted(map(str, arrays.keys() ^ shapes.keys())))
             raise DataError(f"{self.name}: the arrays' names do not fit: {odd}. Needed: {', '.join(shapes)}.")
@@ -150,16 +170,25 @@ class Network(Model):
                     f"{self.name}: array {name!r} has shape {given.shape} and type {given.dtype}. "
                     f"Needed: real numbers of shape {shape}."
                 )
-        self._arrays = {name: np.array(arrays[name], dtype=self.dtype, order="C") for name in shapes}
+        copies = {name: np.array(arrays[name], dtype=self.dtype, order="C") for name in shapes}
+        self._arrays = {name: copies[name] for name in self.shapes()}
         self._on_device = None
+        if arrays.keys() & fixed.keys():
+            self._fixed = {name: copies[name] for name in fixed}
+            self._fixed_on_device = None
 
     def parameters(self) -> dict[str, mx.array]:
-        """The arrays as MLX has them, float32."""
-        from autoexperiment.models.losses import mx
-
+        """The arrays that are trained, as MLX has them, float32."""
         if self._on_device is None:
-            self._on_device = {name: mx.array(array.astype(np.float32)) for name, array in self.arrays().items()}
+            arrays = self.arrays()
+            self._on_device = _on_device({name: arrays[name] for name in self.shapes()})
         return self._on_device
+
+    def fixed_parameters(self) -> dict[str, mx.array]:
+        """The fixed arrays as MLX has them, float32: constants of the forward pass."""
+        if self._fixed_on_device is None:
+            self._fixed_on_device = _on_device(self.fixed())
+        return self._fixed_on_device
 
     # predictions
 
@@ -245,7 +274,8 @@ class Network(Model):
             raise DataError(f"{folder / folders.CONFIG}: {faults[0]} The file is not one that this program wrote.")
         model = cls.build(found.params, found.facts)
         model.scaling = found.scaling
-        model.set_arrays(folders.read_arrays(folder, model.shapes(), dtype=cls.dtype))
+        shapes = {**model.shapes(), **model.fixed_shapes()}
+        model.set_arrays(folders.read_arrays(folder, shapes, dtype=cls.dtype))
         return model
 
 
@@ -255,6 +285,12 @@ def too_large(shapes: Shapes) -> list[str]:
     if count <= MOST_PARAMETERS:
         return []
     return [f"The model would have {count:,} parameters. Allowed: up to {MOST_PARAMETERS:,}."]
+
+
+def _on_device(arrays: Mapping[str, Array]) -> dict[str, mx.array]:
+    from autoexperiment.models.losses import mx
+
+    return {name: mx.array(array.astype(np.float32)) for name, array in arrays.items()}
 
 
 def _shown(network: Network) -> str:

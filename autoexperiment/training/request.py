@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 TRAIN, EVALUATE, DESCRIBE = "train", "evaluate", "describe"
@@ -36,7 +36,7 @@ class Request:
     own_dataset: bool = True
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(vars(self))
 
     @classmethod
     def from_json(cls, text: str) -> Request:

@@ -1,0 +1,56 @@
+"""Dot paths into nested configurations: `training.learning_rate` names a value, however deep it stands."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from autoexperiment.errors import UsageError, unknown
+
+
+def replaced(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration with other values at some dot paths; what is not on a path is shared with it.
+
+    The last name of a path may be new where an object stands; every name before it must be there. In a list, a name is
+    a position from 0.
+    Raises: UsageError: a path leads nowhere.
+    """
+    result = dict(config)
+    for path, value in values.items():
+        names = path.split(".")
+        if not all(names):
+            raise UsageError(f"{path!r} is no dot path. Allowed: names with dots between. For example: training.epochs")
+        result = _set(result, names, value, path, 0)
+    return result
+
+
+def _set(inside: Any, names: Sequence[str], value: Any, path: str, depth: int) -> Any:
+    name, is_last = names[depth], depth == len(names) - 1
+    where = ".".join(names[:depth]) or "the configuration"
+    if isinstance(inside, Mapping):
+        if name not in inside and not is_last:
+            raise UsageError(f"Path {path!r} leads nowhere. {unknown('name', name, map(str, inside), where=where)}")
+        return {**inside, name: value if is_last else _set(inside[name], names, value, path, depth + 1)}
+    if isinstance(inside, list | tuple):
+        if not (name.isascii() and name.isdecimal() and len(name) < 10 and int(name) < len(inside)):
+            raise UsageError(
+                f"Path {path!r} names {name!r} in a list of {len(inside)} items. Allowed: 0 to {len(inside) - 1}."
+            )
+        at = int(name)
+        new = value if is_last else _set(inside[at], names, value, path, depth + 1)
+        return [*inside[:at], new, *inside[at + 1 :]]
+    shown = repr(inside)[:60]
+    raise UsageError(f"Path {path!r} names {name!r} inside of {where}, which is {shown}: no object and no list.")
+
+
+def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """The cartesian product of the values of each path, in the grid's order: the last path changes fastest.
+
+    An empty grid is one point without parameters.
+    Raises: UsageError: the values of a path are no list, or there are none.
+    """
+    for path, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise UsageError(f"The values of {path!r} are {values!r}. Allowed: a list of at least one value.")
+    return (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))

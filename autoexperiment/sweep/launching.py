@@ -1,0 +1,147 @@
+"""From what is to be run to a sweep that goes on: its book, its executor, and the record of what was asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autoexperiment import machine
+from autoexperiment.errors import LabError, Refused, UsageError, unknown
+from autoexperiment.paths import SweepPaths
+from autoexperiment.supervisor import Signals
+from autoexperiment.sweep.book import Book
+from autoexperiment.sweep.engine import Engine, Job, Observer, Quiet
+from autoexperiment.sweep.points import key_of
+from autoexperiment.sweep.pool import Executor, LocalExecutor
+from autoexperiment.sweep.samplers import Sampler
+from autoexperiment.sweep.work import Work
+from autoexperiment.threads import usual
+
+LOCAL, DASK = "local", "dask"
+EXECUTORS = (LOCAL, DASK)
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where points are run.
+
+    Attributes:
+        executor: one of EXECUTORS. `address`: of dask's scheduler.
+        max_parallel: points side by side; None: as many as suits machine and work.
+    """
+
+    executor: str = LOCAL
+    address: str = ""
+    max_parallel: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise UsageError(unknown("executor", self.executor, EXECUTORS))
+        if (self.executor == DASK) != bool(self.address):
+            raise UsageError(
+                "executor 'dask' and the address of its scheduler go together. For example: --executor dask --address "
+                "tcp://10.0.0.1:8786"
+            )
+        if self.max_parallel is not None and self.max_parallel < 1:
+            raise UsageError(f"max_parallel is {self.max_parallel}. Allowed: 1 or more.")
+
+    def slots(self, *, is_clocked: bool) -> int:
+        """How many points run side by side on this machine.
+
+        One on a GPU, which all processes share, and where results depend on how fast the machine is meanwhile.
+        """
+        if self.max_parallel is not None:
+            return self.max_parallel
+        return 1 if is_clocked or machine.facts()["device"] != "cpu" else _cores()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def blas_threads(slots: int) -> int | None:
+    """BLAS threads of each of `slots` processes side by side; None: as usual for one alone."""
+    return None if slots == 1 else max(1, min(usual(), _cores() // slots))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A sweep that is ready to be run.
+
+    Attributes:
+        job: what is run. `definition`: the same as plain JSON, for sweep.json.
+        new_sampler: makes the sampler, as it is before anything was asked.
+        is_resumed: whether results that are there already are wanted; without it they are refused.
+    """
+
+    job: Job
+    definition: Mapping[str, Any]
+    new_sampler: Callable[[], Sampler]
+    where: Where = Where()
+    is_resumed: bool = False
+
+    @property
+    def paths(self) -> SweepPaths:
+        return SweepPaths(self.job.root / self.job.folder)
+
+    @property
+    def base(self) -> str:
+        """The identity of what all points start from: the base configuration, code and data."""
+        return base_key(self.job.work, self.definition["base"])
+
+
+def run(launch: Launch, *, observer: Observer | None = None, signals: Signals | None = None) -> bool:
+    """Run what is left of a sweep; False: Ctrl-C, or another signal, stopped it.
+
+    Args: signals: those that the caller watches already.
+    Raises: Refused: there are results of another sweep, or of this one and `is_resumed` is false. Locked. LabError.
+    """
+    observer = observer or Quiet()
+    with (signals or Signals()).watched() as signals, Book.open(launch.paths) as book:
+        _check(launch, book)
+        slots = launch.where.slots(is_clocked=launch.job.work.is_clocked)
+        book.begin(launch.paths, {**launch.definition, "slots": slots}, base=launch.base)
+        launch.paths.stop_request.unlink(missing_ok=True)
+        executor = _executor(launch, signals, observer)
+        try:
+            engine = Engine(
+                launch.job, new_sampler=launch.new_sampler, book=book, executor=executor, signals=signals,
+                observer=observer,
+            )  # fmt: skip
+            return engine.run()
+        finally:
+            executor.close()
+
+
+def base_key(work: Work, base: Mapping[str, Any]) -> str:
+    """The identity of what all points of some work start from."""
+    try:
+        whole = work.identity(work.resolve({}, None))
+    except LabError:  # sound only with the parameters that a sweep sets
+        whole = {"base": base}
+    return key_of(work.kind, whole)
+
+
+def _check(launch: Launch, book: Book) -> None:
+    known = book.contents
+    folder = launch.paths.folder
+    if known.ended and not launch.is_resumed:
+        raise Refused(
+            f"The sweep in {folder} has {len(known.ended)} points already. Go on with it: --resume. Or give this one "
+            "another name."
+        )
+    if known.ended and known.base != launch.base:
+        raise Refused(
+            f"The sweep in {folder} started from another base: its configuration, code or data changed, so that its "
+            f"{len(known.ended)} points can't be compared with new ones. Put that back, or give this one another name."
+        )
+
+
+def _executor(launch: Launch, signals: Signals, observer: Observer) -> Executor:
+    if launch.where.executor == DASK:
+        from autoexperiment.sweep.dask import DaskExecutor
+
+        return DaskExecutor(launch.where, launch.paths.folder, signals, say=observer.note)
+    return LocalExecutor(launch.where.slots(is_clocked=launch.job.work.is_clocked), signals)

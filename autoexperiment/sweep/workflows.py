@@ -1,0 +1,256 @@
+"""Points that are workflows: one process does all steps of a workflow, and `state.json` says how far it has come."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from autoexperiment import __version__, dotpaths, machine, trainer
+from autoexperiment.clocks import duration
+from autoexperiment.ending import Ending, Limits
+from autoexperiment.errors import UsageError, unknown
+from autoexperiment.files import Lock, remove_folder, write_json
+from autoexperiment.paths import RunPaths, cache_home
+from autoexperiment.run import Run
+from autoexperiment.supervisor import Signals, run_environment, supervise
+from autoexperiment.sweep.points import Order, Result
+from autoexperiment.vocabulary import Outcome, RunStatus, TrustLevel
+from autoexperiment.workflow import atoms, loading, sources
+from autoexperiment.workflow.request import Request
+from autoexperiment.workflow.running import begun, ended_early, load_state, save_state
+from autoexperiment.workflow.state import Status, WorkflowState
+from autoexperiment.workflow.steps import Workflow
+
+OPTIONS = ("workflow", "input_atoms", "user", "seed_path", "use_cache")
+LOOK_S = 2.0  # a reader of the history may touch a run's lock for a moment
+STATS = "stats"  # of an evaluation's samples: beside the metrics, and none itself
+
+
+@dataclass
+class WorkflowWork:
+    """Configurations of one workflow. `base`: by step, with every default, but not checked: a sweep may complete it."""
+
+    kind: ClassVar[str] = "workflow"
+    metric: ClassVar[str] = ""
+
+    workflow: Workflow
+    base: Mapping[str, Any]
+    given: Mapping[str, Any]
+    seed_path: str
+    root: Path
+    options: Mapping[str, Any]
+    _contents: dict[str, Any] = field(default_factory=dict)
+    _code: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def is_clocked(self) -> bool:
+        return self.workflow.is_clocked is not None and self.workflow.is_clocked(self.base)
+
+    def resolve(self, params: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
+        values = dict(params)
+        if seed is not None:
+            if not self.seed_path:
+                raise UsageError(
+                    f"Where a seed goes in the configuration of workflow {self.workflow.name!r} is not known. Name the dot "
+                    "path, seed_path='train.seed' for example, or leave the seeds out."
+                )
+            if self.seed_path in values:
+                raise UsageError(f"{self.seed_path!r} is a parameter and the seeds' place. Leave one of them out.")
+            values[self.seed_path] = seed
+        return self.workflow.checked(dotpaths.replaced(self.base, values))
+
+    def identity(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        deciding: Any = config
+        for label in self.workflow.labels:
+            deciding = _without(deciding, label.split("."))
+        return {
+            "workflow": self.workflow.name,
+            "config": deciding,
+            "code": self._code_of(config),
+            "files": sources.of_files(deciding, root=self.root),
+            "atoms": {name: self._content(name) for name in self.given},
+        }
+
+    def _code_of(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """Looked at once: what is edited while the sweep goes on changes none of its points' names."""
+        modules = [step.function.__module__ for step in self.workflow.steps]
+        names = tuple(sorted({*modules, *sources.words(dict(config))}))
+        if names not in self._code:
+            self._code[names] = sources.of_modules(names)
+        return self._code[names]
+
+    def _content(self, name: str) -> Any:
+        if name not in self._contents:
+            self._contents[name] = atoms.content(self.given[name])
+        return self._contents[name]
+
+    def expected_s(self, config: Mapping[str, Any]) -> float | None:
+        return None
+
+
+def _without(config: Any, names: list[str]) -> Any:
+    """A copy without the value at a path, if there is one."""
+    if not isinstance(config, Mapping) or names[0] not in config:
+        return config
+    rest = {name: value for name, value in config.items() if name != names[0]}
+    return rest if len(names) == 1 else {**rest, names[0]: _without(config[names[0]], names[1:])}
+
+
+def make(base: Mapping[str, Any], *, root: Path, options: Mapping[str, Any]) -> WorkflowWork:
+    """The work on a base configuration.
+
+    Args:
+        base: by step; or an object of the workflow's configuration.
+        options: `workflow`: "module:attribute", or the Workflow itself; `input_atoms`: JSON values, and files or
+            folders as pathlib.Path or as {"path": …}; `user`; `seed_path`: where a replicate's seed goes, if not where
+            the workflow says; `use_cache`: whether steps that were done before are left out.
+    """
+    for option in options:
+        if option not in OPTIONS:
+            raise UsageError(unknown("option", option, OPTIONS))
+    workflow, reference = _workflow(options.get("workflow"), root)
+    plain = atoms.encoded(options.get("input_atoms") or {})
+    told = {
+        "workflow": reference,
+        "input_atoms": plain,
+        "user": options.get("user") or "",
+        "use_cache": options.get("use_cache", True),
+        "trust": str(workflow.trust),
+        "path": loading.search_path(),
+    }
+    given = atoms.checked(workflow, plain, root=root)
+    return WorkflowWork(
+        workflow, workflow.filled(base), given, options.get("seed_path") or workflow.seed_path, root, told
+    )
+
+
+def _workflow(given: Any, root: Path) -> tuple[Workflow, str]:
+    """A workflow, and the words by which another process imports it."""
+    if isinstance(given, Workflow):
+        loading.check_importable(given)
+        return given, loading.reference_of(given)
+    if isinstance(given, str) and given:
+        return loading.load_workflow(given, root=root), given
+    raise UsageError(f'The workflow is {given!r}. Needed: a Workflow, or the words "module:name" for one.')
+
+
+# ---- a point's run
+
+
+def perform(order: Order, run: RunPaths, *, signals: Signals | None) -> Result:
+    """Do all steps in a process of its own."""
+    write_json(run.config, {"workflow": order.options["workflow"], "config": order.point.config})
+    with Lock(run.lock).acquire(timeout_s=LOOK_S):
+        ending = _supervised(order, run, signals or Signals())
+        state = _settled(order, run, ending)
+        record = _record(order, state, ending)
+        record.save(run)
+    trust = {name: str(level) for name, level in record.trust.items()}
+    metrics = {**metrics_of(state), **record.metrics} if record.outcome is Outcome.OK else {}
+    return Result(RunStatus.of(record.outcome), metrics, trust, record.reason)
+
+
+def _supervised(order: Order, run: RunPaths, signals: Signals) -> Ending:
+    state_home = {name: os.environ[name] for name in ("XDG_STATE_HOME",) if name in os.environ}
+    threads = {"OPENBLAS_NUM_THREADS": str(order.threads or trainer.blas_threads())}
+    environment = run_environment(run.folder, extra={"AUTORESEARCH_CACHE": str(cache_home()), **state_home, **threads})
+    asked = run.private / "request.json"  # which may be longer than a command line
+    _request(order, run).save(asked)
+    try:
+        return supervise(
+            [sys.executable, "-P", "-m", "autoexperiment.workflow.child", str(asked)],
+            cwd=Path(order.root), log=run.log, limits=Limits(order.timeout_s or trainer.NO_TIMEOUT_S), env=environment,
+            signals=signals,
+        )  # fmt: skip
+    finally:
+        remove_folder(run.private)
+
+
+def _request(order: Order, run: RunPaths) -> Request:
+    options, point = order.options, order.point
+    return Request(
+        options["workflow"], point.config, order.root, str(run.folder.resolve()), options["input_atoms"],
+        options["user"], tuple(options["path"]), point.params, point.seed, options["use_cache"],
+    )  # fmt: skip
+
+
+def _settled(order: Order, run: RunPaths, ending: Ending) -> WorkflowState:
+    """The state that the process left; one that it left unfinished is brought to its end."""
+    point = order.point
+    try:
+        state = load_state(run)
+    except UsageError:
+        place = os.path.relpath(run.folder, order.root)
+        nothing = begun(order.options["workflow"], point.config, steps=[], run_dir=place)
+        state = replace(nothing, params=point.params, seed=point.seed, user=order.options["user"])
+    is_late = ending.outcome is Outcome.TIMED_OUT and state.status is not Status.FINISHED
+    if is_late or state.status in (Status.PENDING, Status.RUNNING):
+        is_stopped = ending.outcome is Outcome.INTERRUPTED
+        state = ended_early(state, Status.INTERRUPTED if is_stopped else Status.FAILED, _why(order, ending))
+        save_state(run, state)
+    return state
+
+
+def _why(order: Order, ending: Ending) -> str:
+    if ending.outcome is Outcome.TIMED_OUT and order.timeout_s:
+        return f"It took longer than {duration(order.timeout_s)}, which timeout_s allows."
+    return ending.reason or "Code of a step has ended the process."
+
+
+def _outcome(state: WorkflowState, ending: Ending) -> Outcome:
+    """What the process says of itself counts when its work was done; how it ended, when it was not."""
+    if state.status is Status.FINISHED and ending.outcome is not Outcome.REJECTED:
+        return Outcome.OK
+    if state.status is Status.INTERRUPTED:
+        return Outcome.INTERRUPTED
+    return Outcome.CRASHED if ending.outcome is Outcome.OK else ending.outcome
+
+
+def _record(order: Order, state: WorkflowState, ending: Ending) -> Run:
+    outcome = _outcome(state, ending)
+    told = {name: float(value) for name, value in metrics_of(state).items() if value is not None}
+    seen = {"wall_s": ending.wall_s, "cpu_s": ending.cpu_s, "peak_memory_mb": ending.peak_memory_mb}
+    return Run(
+        outcome=outcome,
+        reason="" if outcome is Outcome.OK else state.error or ending.reason,
+        seed=order.point.seed,
+        metrics={**told, **seen} if outcome is Outcome.OK else seen,
+        trust={
+            **dict.fromkeys(told if outcome is Outcome.OK else (), TrustLevel(order.options["trust"])),
+            **dict.fromkeys(seen, TrustLevel.MEASURED),
+        },
+        ending=ending.to_json(),
+        provenance={
+            "version": __version__,
+            "machine": {**machine.facts(), "blas_threads": order.threads or trainer.blas_threads()},
+            "workflow": order.options["workflow"],
+            "sweep": order.folder,
+            "point": order.point.number,
+            "key": order.point.key,
+        },
+    )
+
+
+def metrics_of(state: WorkflowState) -> dict[str, float | None]:
+    """The metrics among the outputs of a workflow: by name if they are of one task, else by `task.metric`."""
+    tasks = [task for step in state.steps for output in step.outputs.values() for task in _tasks(output)]
+    if len(tasks) == 1:
+        return tasks[0][1]
+    return {f"{task}.{name}": value for task, metrics in tasks for name, value in metrics.items()}
+
+
+def _tasks(output: Any) -> Iterator[tuple[str, dict[str, float | None]]]:
+    """The tasks of an output of the form {task: {metric: number}}; nothing of any other."""
+    if not isinstance(output, dict) or not all(isinstance(inner, dict) for inner in output.values()):
+        return
+    found = {task: {k: v for k, v in inner.items() if k != STATS} for task, inner in output.items()}
+    if all(metrics and all(map(_is_metric, metrics.values())) for metrics in found.values()):
+        yield from found.items()
+
+
+def _is_metric(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

@@ -1,0 +1,77 @@
+"""Outputs of finished steps, kept by what they were made from: equal steps are not done twice.
+
+An entry that can't be read, is damaged, or belongs to another key is a miss. Two processes may write the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoexperiment import __version__
+from autoexperiment.files import dump_json, load_json, read_plain, write_json
+from autoexperiment.paths import ProjectPaths
+from autoexperiment.workflow import atoms, sources
+from autoexperiment.workflow.steps import Step
+
+ENTRY_BYTES = 100_000_000
+
+
+def key_of(workflow: str, step: Step, config: Any, inputs: Mapping[str, Any], *, root: Path) -> str | None:
+    """Hash of all that decides a step's outputs; None for a step whose code is in no file, as in a notebook.
+
+    Args:
+        config: its section as plain JSON.
+        inputs: by name; files and folders as absolute paths.
+    """
+    code = sources.of_step(step, config)
+    if step.function.__module__ not in code:
+        return None
+    facts = {
+        "version": __version__,
+        "workflow": workflow,
+        "step": step.name,
+        "config": config,
+        "inputs": {name: atoms.content(value) for name, value in inputs.items()},
+        "code": code,
+        "files": sources.of_files(config, root=root),
+    }
+    return _sha256(facts)
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(dump_json(_sorted(value), indent=None).encode()).hexdigest()
+
+
+def _sorted(value: Any) -> Any:
+    """Equal for objects that differ in the order of their names only."""
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The kept outputs of one workspace. `root`: its top folder."""
+
+    root: Path
+
+    def file(self, key: str) -> Path:
+        return ProjectPaths(self.root).outputs / ".cache" / "steps" / f"{key}.json"
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The outputs that were kept under a key, or None."""
+        blob = read_plain(self.file(key), ENTRY_BYTES)
+        try:
+            entry = load_json(blob) if blob is not None else {}
+            is_whole = entry["key"] == key and entry["sha256"] == _sha256(entry["outputs"])
+            return entry["outputs"] if is_whole and isinstance(entry["outputs"], dict) else None
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+
+    def put(self, key: str, outputs: Mapping[str, Any]) -> None:
+        """Keep outputs, whole or not at all. Raises: OSError."""
+        write_json(self.file(key), {"key": key, "sha256": _sha256(outputs), "outputs": outputs})
