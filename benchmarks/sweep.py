@@ -31,7 +31,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import collate
 import engines
@@ -54,11 +54,25 @@ SMALL = {
     "training": {"epochs": 1, "batch_size": 16},
 }
 BUSY = {
-    "dataset": {"name": "synthetic_classification", "params": {"n_samples": 4000, "n_features": 10}},
-    "model": {"name": "mlp", "params": {"layer_sizes": [10, 32, 2]}},
-    "training": {"epochs": 50, "batch_size": 16},
-    "output": {"save_checkpoints": False},
+    "dataset": {"name": "custom", "loader": "busy:Busy"},
+    "model": {"name": "linear_regression"},
+    "training": {"epochs": 1},
 }
+BUSY_CODE = """
+import numpy as np
+
+from autoexperiment.datasets import BaseDataset, Table
+
+
+class Busy(BaseDataset):
+    task = "regression"
+
+    def load(self):
+        total = 0
+        for number in range(20_000_000):  # one core's work: no BLAS, no threads, no memory to speak of
+            total += number & 7
+        return Table(np.arange(80.0).reshape(40, 2), np.arange(40.0) + total)
+"""
 
 
 @dataclass(frozen=True)
@@ -93,22 +107,25 @@ def plan_of(root: Path, base: Mapping[str, Any], parameters: Mapping[str, Any], 
     return dataclasses.replace(plan, launch=dataclasses.replace(plan.launch, job=job))
 
 
-def bare(folder: Path, configs: Sequence[Mapping[str, Any]]) -> list[subprocess.Popen[bytes]]:
+def bare(root: Path, configs: Sequence[Mapping[str, Any]]) -> list[subprocess.Popen[bytes]]:
     """The training processes of these configurations, started side by side as the sweep starts them."""
     started = []
     for number, config in enumerate(configs):
-        place = folder / f"{time.monotonic_ns()}-{number}"
+        place = root / "bare" / f"{time.monotonic_ns()}-{number}"
         place.mkdir(parents=True)
-        request = Request(TRAIN, str(folder), config, str(place))
+        request = Request(TRAIN, str(root), config, str(place))
         words = [sys.executable, "-P", "-m", "autoexperiment.training.child", request.to_json()]
         env = run_environment(place, extra={"OPENBLAS_NUM_THREADS": "1"})
         with open(place / "run.log", "wb") as log:
-            started.append(subprocess.Popen(words, cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+            started.append(
+                subprocess.Popen(words, cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            )
     return started
 
 
 def waited(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    if any([process.wait() for process in started]):
+    codes = [process.wait() for process in started]
+    if any(codes):
         raise RuntimeError("A training process failed; nothing was measured.")
 
 
@@ -126,14 +143,14 @@ class Pairs(Quiet):
         self.ours.append(time.perf_counter() - self.since)
         if row["status"] != "completed":
             raise RuntimeError(row["reason"])
-        config = {**self.config, "training": {**self.config["training"], **{"seed": row["params"]["training.seed"]}}}
+        config = {**self.config, "training": {**self.config["training"], "seed": row["params"]["training.seed"]}}
         self.theirs.append(timed(lambda: waited(bare(self.folder, [config]))))
         self.since = time.perf_counter()
 
 
 def overhead(folder: Path, options: argparse.Namespace) -> Iterator[Claim]:
     plan = plan_of(folder, SMALL, {"training.seed": list(range(options.trials))}, workers=1)
-    pairs = Pairs(folder / "bare", plan.first.config, since=time.perf_counter())
+    pairs = Pairs(folder, plan.first.config, since=time.perf_counter())
     launching.run(plan.launch, observer=pairs)
     ours, theirs = pairs.ours[1:], pairs.theirs[1:]  # the first one imports what the others use
     usual = median(one - other for one, other in zip(ours, theirs, strict=True))
@@ -158,22 +175,31 @@ def _parts(folder: Path, options: argparse.Namespace) -> Iterator[Claim]:
 
 
 def parallel(folder: Path, options: argparse.Namespace) -> Iterator[Claim]:
-    """Rounds of four measurements one after the other; each round compares its own."""
-    gains, limits, singles = [], [], []
-    for number in range(options.rounds):
-        one, two = (_crowd(folder / f"{number}-{workers}", workers) for workers in (1, 2))
-        config = _busy_plan(folder, 1).first.config
-        apart = timed(lambda: [waited(bare(folder / "bare", [config])) for _ in range(2)])  # noqa: B023 (called here)
-        beside = timed(lambda: waited(bare(folder / "bare", [config, config])))  # noqa: B023
-        gains.append(one / two)
-        limits.append(apart / beside)
-        singles.append(apart / 2)
-    yield Claim("a trial's process alone", min(singles), "s", median(singles))
-    yield Claim("two bare processes at once", max(limits), "x", median(limits))
-    yield Claim("two workers of a sweep", max(gains), "x", median(gains), SPEED_UP, is_least=True)
+    """Rounds of four measurements in turns; gains are of the best times, and of the median ones, never of one round:
+    the luckiest ratio would say more than two cores can give."""
+    config = _busy_plan(folder, 1).first.config
+    rounds = [
+        (
+            _bare_s(folder, [config]),
+            _bare_s(folder, [config, config]),
+            *(_crowd(folder / f"{number}-{workers}", workers) for workers in (1, 2)),
+        )
+        for number in range(options.rounds)
+    ]
+    (alone, *bests), (usual_alone, *usuals) = (
+        [choose(times) for times in zip(*rounds, strict=True)] for choose in (min, median)
+    )
+    yield Claim("a trial's process alone", alone, "s", usual_alone)
+    yield Claim("two bare processes at once", 2 * alone / bests[0], "x", 2 * usual_alone / usuals[0])
+    yield Claim("two workers of a sweep", bests[1] / bests[2], "x", usuals[1] / usuals[2], SPEED_UP, is_least=True)
+
+
+def _bare_s(folder: Path, configs: Sequence[Mapping[str, Any]]) -> float:
+    return timed(lambda: waited(bare(folder, configs)))
 
 
 def _busy_plan(root: Path, workers: int) -> plans.SweepPlan:
+    (root / "busy.py").write_text(BUSY_CODE)
     return plan_of(root, BUSY, {"training.seed": list(range(CROWD))}, workers=workers)
 
 
@@ -205,11 +231,11 @@ def large(folder: Path, options: argparse.Namespace) -> Iterator[Claim]:
     for name, work in works.items():
         yield Claim(name, *best(options.rounds, work), limits.get(name))
     yield Claim("collate_sweep_evals", found["collate_s"], "s", limit=COLLATE_S)
+    mlx = [sys.executable, "-m", "autoexperiment", "sweep"]
     for words in (("status", "bench"), ("results", "bench", "--json"), ("results", "bench")):
-        command = [sys.executable, "-m", "autoexperiment", "sweep", *words]
-        yield Claim(f"mlx sweep {' '.join(words)}", *best(options.rounds, lambda: _quietly(command, folder)))  # noqa: B023
-    yield Claim("most memory of these commands", _peak_mb(resource.RUSAGE_CHILDREN), "MiB")
-    yield Claim("memory with plan and DataFrame", _peak_mb(resource.RUSAGE_SELF), "MiB")
+        yield Claim(f"mlx sweep {' '.join(words)}", *best(options.rounds, lambda: _quietly([*mlx, *words], folder)))  # noqa: B023
+    yield Claim("memory of 'results --json'", _memory_mb([*mlx, "results", "bench", "--json"], folder), "MiB")
+    yield Claim("memory of all this in one process", _mb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss), "MiB")
 
 
 def best(rounds: int, work: Callable[[], object]) -> tuple[float, str, float]:
@@ -221,9 +247,21 @@ def _quietly(command: Sequence[str], folder: Path) -> None:
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _peak_mb(who: int) -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(who).ru_maxrss * unit / 2**20
+def _memory_mb(command: Sequence[str], folder: Path) -> float:
+    """Peak of a command, by way of a small process: a child begins with the peak of the process that forked it."""
+    words = (
+        "import os, sys; os.spawnv(os.P_WAIT, sys.argv[1], sys.argv[1:]); import resource; "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", words, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    return _mb(int(done.stderr))
+
+
+def _mb(maxrss: int) -> float:
+    return maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20
 
 
 def write_book(plan: plans.SweepPlan) -> None:
@@ -234,7 +272,9 @@ def write_book(plan: plans.SweepPlan) -> None:
     records: list[dict[str, Any]] = [{"kind": "opened", "base": plan.launch.base}]
     while (params := sampler.ask()) is not None:
         records += [_ended(len(records), point) for point in job.points(len(records), params)]
-    stamped = ({**record, "seq": seq, "time": "2026-01-02T03:04:05+00:00"} for seq, record in enumerate(records, start=1))
+    stamped = (
+        {**record, "seq": seq, "time": "2026-01-02T03:04:05+00:00"} for seq, record in enumerate(records, start=1)
+    )
     paths.book.write_bytes(b"".join(map(journal.encode, stamped)))
     paths.definition.write_text(json.dumps({**plan.launch.definition, "slots": 1}))
 
@@ -290,7 +330,8 @@ class Sayer:
         self.is_fine = True
         if not as_json:
             print(
-                f"{self.found['machine']}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}", flush=True
+                f"{self.found['machine']}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}",
+                flush=True,
             )
 
     def claims(self, part: str, claims: Iterator[Claim]) -> None:

@@ -26,6 +26,8 @@ from held_points import lives, wait_until  # noqa: E402
 
 from autoexperiment.hosts import LOOPBACK, free_ports  # noqa: E402
 
+HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class Forks:
     """The process that all others are forked from."""
@@ -139,6 +141,8 @@ def main() -> int:
 
     commands = {"scheduler": dask_scheduler.main, "worker": dask_worker.main}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    for number in HEEDED:
+        signal.signal(number, signal.SIG_IGN)  # this process ends when its input does, and they with it
     started = []
     for line in sys.stdin:
         asked = json.loads(line)
@@ -158,8 +162,12 @@ def main() -> int:
 
 
 def _become(log: str, environment: dict[str, str]) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    import dask
+
+    for number in (signal.SIGCHLD, *HEEDED):
+        signal.signal(number, signal.SIG_DFL)
     os.environ.update(environment)
+    dask.config.refresh()
     os.chdir(os.path.dirname(log))
     out, nothing = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), os.open(os.devnull, os.O_RDONLY)
     for file, number in ((nothing, 0), (out, 1), (out, 2)):

@@ -54,7 +54,7 @@ def asked(shell: str, words: str, position: int) -> str:
         (("mlx", "history", "best", "--metric", ""), {"loss", "val_loss"}),
         (("mlx", "history", "best", "--experiment", "tune-a", "--metric", "v"), {"val_loss"}),
         (("mlx", "history", "best", "--experiment", "other", "--metric", ""), set()),
-        (("mlx", "schema", ""), {"protocol", "experiment"}),
+        (("mlx", "schema", ""), {"protocol", "experiment", "sweep"}),
         (("mlx", "schema", "ex"), {"experiment"}),
         (("mlx", "completion", ""), {"bash", "zsh", "fish"}),
     ],

@@ -234,4 +234,6 @@ def test_every_metric_that_is_one_number_has_a_goal() -> None:
     numbers = {*scores.known("regression"), *scores.known("classification")} - {"confusion_matrix"}
 
     assert numbers <= GOALS.keys()
-    assert {name for name, goal in GOALS.items() if goal == Goal.MAXIMIZE} == {"accuracy", "val_accuracy", "r2", "f1"}
+    assert {name for name, goal in GOALS.items() if goal == Goal.MAXIMIZE} == {
+        "accuracy", "val_accuracy", "r2", "f1", "f1_score"
+    }  # fmt: skip

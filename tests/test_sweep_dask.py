@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,15 @@ from autoexperiment.files import Lock
 from autoexperiment.paths import SweepPaths
 from autoexperiment.supervisor import Signals
 from autoexperiment.sweep import crew, dask, launching, results
+from autoexperiment.sweep.dask import DaskExecutor
 from autoexperiment.sweep.engine import Quiet
 from autoexperiment.sweep.launching import Where
 from autoexperiment.sweep.plans import make_plan
-from autoexperiment.threads import usual
 
 pytest.importorskip("distributed")
 XS = [1, 2, 3, 4]
-HURRIED = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}  # dask's own setting; 10 s otherwise
+MANY = [*range(1, 11)]
+HURRIED = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}  # dask's own setting; a minute otherwise
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Place:
             except BaseException as error:
                 answers.append(error)
 
-        thread = threading.Thread(target=run)
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
             yield answers
@@ -91,10 +92,7 @@ class Place:
             raise
         finally:
             thread.join(PATIENCE_S)
-            if is_stuck := thread.is_alive():
-                signals.received += [signal.SIGTERM, signal.SIGTERM]
-                thread.join()
-            assert not is_stuck, "the sweep does not end"
+            assert not thread.is_alive(), "the sweep does not end"
 
     def start(self, config: dict[str, Any], address: str, *words: str) -> subprocess.Popen[str]:
         """Run a sweep in a process of its own."""
@@ -109,11 +107,6 @@ class Place:
         found = {row["params"]["square.x"]: row["metrics"]["value"] for row in rows}
         assert len(found) == len(rows)
         return found
-
-    def threads(self) -> list[int]:
-        """Of the BLAS of each point."""
-        runs = [self.root / row["run_dir"] / "run.json" for row in results.rows(self.paths)]
-        return [json.loads(run.read_text())["provenance"]["machine"]["blas_threads"] for run in runs]
 
 
 @pytest.fixture
@@ -256,7 +249,6 @@ def test_sweep_waits_for_its_first_worker_and_for_the_next_when_all_are_gone(
     assert "has no workers yet; waiting for the first" in place.hearing.notes[0]
     assert place.hearing.notes[2] == "No worker is left; waiting for the next."
     assert place.values(sweep_of(XS)) == expected()
-    assert set(place.threads()) == {launching.blas_threads(2) or usual()}
 
 
 def test_point_whose_workers_die_again_and_again_is_one_that_failed(
@@ -309,7 +301,7 @@ def test_worker_with_another_version_is_refused_at_first_and_left_out_later(plac
     preload.write_text(OLD)
     place.held.hold()
 
-    with place.running(sweep_of(XS), cluster.address) as answers:
+    with place.running(sweep_of(MANY), cluster.address) as answers:
         place.held.wait_for("begun", 2)
         stranger = cluster.start_worker("--preload", str(preload), threads=5)
         wait_until(lambda: place.hearing.notes, "a note")
@@ -320,8 +312,8 @@ def test_worker_with_another_version_is_refused_at_first_and_left_out_later(plac
 
     assert answers == [True]
     assert place.hearing.notes[0].startswith("It is left out: Worker tcp://")
-    assert not (place.root / "used").exists()
-    assert place.values(sweep_of(XS)) == expected()
+    assert not (place.root / "used").exists()  # dask takes turns: one of so many points would have been its own
+    assert place.values(sweep_of(MANY)) == expected(MANY)
 
 
 # ---- other machines
@@ -425,6 +417,69 @@ def test_machine_that_dies_in_mid_trial_loses_nothing_and_doubles_nothing(
     place.held.check_gone()
 
 
+# ---- the executor alone
+
+
+@contextmanager
+def executor(place: Place, cluster: Cluster, **where: Any) -> Iterator[DaskExecutor]:
+    wanted = Where("dask", cluster.address, **where)
+    with Lock(place.paths.lock):
+        made = DaskExecutor(wanted, place.paths.folder, place.signals, say=place.hearing.note)
+        with closing(made):
+            yield made
+
+
+def test_as_many_points_run_at_once_as_workers_have_threads(place: Place, own_cluster: Cluster) -> None:
+    own_cluster.start_scheduler()
+    own_cluster.start_worker(threads=3)
+    with executor(place, own_cluster) as made:
+        all_threads = made.slots
+        own_cluster.kill_workers()
+        wait_until(lambda: made.wait(0.01) or place.hearing.notes, "the news")
+
+        none_left = made.slots  # one that waits for the next worker, or the sweep would seem to be at its end
+
+    assert (all_threads, none_left) == (3, 1)
+
+
+def test_fewer_points_run_at_once_where_that_is_asked_for(place: Place, own_cluster: Cluster) -> None:
+    own_cluster.start_scheduler()
+    own_cluster.start_worker(threads=3)
+
+    with executor(place, own_cluster, max_parallel=2) as made:
+        assert made.slots == 2
+
+
+def test_workers_go_on_when_the_scheduler_is_gone(
+    place: Place, own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask, "RETURN_S", 0.5)
+    own_cluster.start_scheduler()
+    own_cluster.start_worker()
+    with executor(place, own_cluster) as made:
+        own_cluster.kill_scheduler()
+        with pytest.raises(LabError, match="is gone"):
+            wait_until(lambda: made.wait(0.01), "the error")
+
+        made.stop()
+
+        assert not place.paths.stop_request.exists()
+
+
+class Lost:
+    """Stands in for the future of a point that was run, whose answer does not come."""
+
+    status = "finished"
+
+    def result(self, timeout: float) -> Any:
+        raise TimeoutError
+
+
+def test_answer_that_does_not_come_is_asked_for_again(place: Place, cluster: Cluster) -> None:
+    with executor(place, cluster) as made:
+        assert made._answer(Lost()) is None
+
+
 # ---- the sweep ends
 
 
@@ -495,8 +550,9 @@ def test_scheduler_that_stays_away_ends_the_sweep_and_what_the_worker_ended_coun
     place.held.wait_for("begun", 2)
 
     own_cluster.kill_scheduler()
-    place.held.release()  # the workers end what they run
     told, complaint = sweep.communicate(timeout=PATIENCE_S)
+    place.held.release()  # the worker ends what it runs
+    place.held.wait_for("done", 2)
 
     assert (sweep.returncode, complaint.count("\n")) == (1, 1)
     assert f"mlx: The dask scheduler at {own_cluster.address} is gone" in complaint
@@ -554,9 +610,14 @@ def test_server_of_another_kind_is_no_scheduler(place: Place, hurried: None) -> 
             server.shutdown()
 
 
-def test_worker_is_no_scheduler(place: Place, cluster: Cluster, hurried: None) -> None:
-    with pytest.raises(LabError, match="No dask scheduler answers"):
-        place.run(sweep_of(XS), cluster.worker_address())
+def test_worker_is_no_scheduler(place: Place, cluster: Cluster) -> None:
+    place.workspace.environment.update(HURRIED)
+    sweep = place.start(sweep_of(XS), cluster.worker_address())
+
+    _, complaint = sweep.communicate(timeout=PATIENCE_S)
+
+    assert (sweep.returncode, complaint.count("\n")) == (1, 1)
+    assert f"mlx: No dask scheduler answers at {cluster.worker_address()}." in complaint
 
 
 HERE: dict[str, Any] = {
@@ -605,3 +666,16 @@ def test_folder_is_seen_by_its_lock(tmp_path: Path) -> None:
     assert (held["has_lock"], held["is_writable"], held["holder"]) == (True, True, os.getpid())
     assert (free["has_lock"], free["holder"]) == (True, None)
     assert json.loads(json.dumps(held)) == held
+
+
+@pytest.mark.parametrize(
+    ("wanted", "points", "threads"), [(None, 1, 4), (None, 4, 2), (None, 16, 1), (1, 2, 1), (3, 4, 2), (8, 1, 4)]
+)
+def test_threads_are_those_of_the_sweep_unless_there_are_too_few_cores(
+    monkeypatch: pytest.MonkeyPatch, wanted: int | None, points: int, threads: int
+) -> None:
+    monkeypatch.setattr(launching, "_cores", lambda: 8)
+    for module in (launching, crew):
+        monkeypatch.setattr(module, "usual", lambda: 4)
+
+    assert crew.threads_here(wanted, points) == threads

@@ -7,17 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoexperiment.errors import UsageError, unknown
-from autoexperiment.goals import GOALS
-from autoexperiment.metrics import METRICS
+from autoexperiment.goals import known_goal
 from autoexperiment.vocabulary import Goal
 
 LONGEST = 28
-
-
-def known_goal(metric: str) -> Goal | None:
-    """Which direction of a metric is better; None for one that is not known here."""
-    known = METRICS.get(metric)
-    return GOALS.get(metric) or (known.goal if known else None)
 
 
 def goal_of(metric: str, goal: Goal | str | None) -> Goal:

@@ -18,7 +18,7 @@ from autoexperiment import history
 from autoexperiment.cli.run_tables import HEADLINES, columns, compared, flat, plain, row, shown, told
 from autoexperiment.errors import HarnessError, LabError, unknown
 from autoexperiment.files import dump_json
-from autoexperiment.goals import GOALS
+from autoexperiment.goals import GOALS, known_goal
 from autoexperiment.history import Entry
 from autoexperiment.paths import EPOCH_CHECKPOINT, FINAL_CHECKPOINT, OutputPaths, ProjectPaths, RunPaths, find_root
 from autoexperiment.vocabulary import Goal, RunStatus
@@ -315,15 +315,9 @@ def _metric_names(runs: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run["final_metrics"] or {} if name != "epoch"))
 
 
-def _known_goal(metric: str) -> Goal | None:
-    from autoexperiment.metrics import METRICS
-
-    return GOALS.get(metric) or (METRICS[metric].goal if metric in METRICS else None)
-
-
 def _goal(metric: str) -> Goal:
     """Raises: HarnessError: nothing says which direction is better."""
-    if goal := _known_goal(metric):
+    if goal := known_goal(metric):
         return goal
     raise HarnessError(
         f"Nothing here says which direction of {plain(metric)!r} is better. Give one: --goal minimize or --goal maximize"
@@ -368,7 +362,7 @@ def _side_by_side(runs: Sequence[_Found], metric: str) -> dict[str, Any]:
     """A metric's value in each run, and which run is the best; None where that is not known or they are equal."""
     entries = [run.entry for run in runs]
     values = [(entry["final_metrics"] or {}).get(metric) for entry in entries]
-    goal = _known_goal(metric)
+    goal = known_goal(metric)
     best = history.best_run(entries, metric, goal) if goal and len(set(values)) > 1 else None
     return {"values": values, "goal": goal, "best": next((run.label for run in runs if run.entry is best), None)}
 

@@ -47,8 +47,7 @@ from autoexperiment.config.sweep_parameters import (
     shaped,
     whole,
 )
-from autoexperiment.goals import GOALS
-from autoexperiment.metrics import METRICS
+from autoexperiment.goals import known_goal
 from autoexperiment.vocabulary import Goal
 
 MOST_POINTS = 100_000
@@ -57,12 +56,6 @@ SAMPLERS = ("grid", "random", "sobol", "tpe", "cmaes")
 ADAPTIVE = ("tpe", "cmaes")
 WORK = r"^(?:experiment|gpt|workflow:[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*)$(?!\n)"
 METRIC = r"^[A-Za-z_][A-Za-z0-9_./@-]{0,99}$(?!\n)"
-
-
-def known_goal(metric: str) -> Goal | None:
-    """Which direction of a metric is better, where everybody knows, also for `test_accuracy`; None for others."""
-    plain = metric.removeprefix("val_").removeprefix("test_")
-    return GOALS.get(metric) or (METRICS[metric].goal if metric in METRICS else GOALS.get(plain))
 
 
 def _counted(value: Any) -> Any:

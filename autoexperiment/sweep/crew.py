@@ -20,6 +20,7 @@ from autoexperiment.paths import SweepPaths
 from autoexperiment.supervisor import Signals
 from autoexperiment.sweep.once import run_once
 from autoexperiment.sweep.points import Order
+from autoexperiment.threads import usual
 
 ANSWER_S = 5.0  # of waiting for a scheduler that is there
 LOOK_S = 0.5
@@ -27,19 +28,25 @@ NUMBERS = ("numpy", "mlx")  # libraries whose version decides what comes out
 
 
 def run_order(order: Mapping[str, Any], retried: str) -> dict[str, Any]:
-    """Run a point; called on a worker, with JSON and answering with JSON. Args: retried: as of `run_once`.
-
-    The BLAS of a point gets its share of this machine's cores, which need not be those of the sweep's machine.
-    """
-    from autoexperiment.sweep.launching import blas_threads
-
-    threads = need("distributed").get_worker().state.nthreads
-    wanted, signals = replace(Order.from_json(order), threads=blas_threads(threads)), Signals()
+    """Run a point; called on a worker, with JSON and answering with JSON. Args: retried: as of `run_once`."""
+    wanted, signals = Order.from_json(order), Signals()
+    wanted = replace(wanted, threads=threads_here(wanted.threads, need("distributed").get_worker().state.nthreads))
     try:
         with _stopped_by(SweepPaths(Path(wanted.root) / wanted.folder).stop_request, signals):
             return run_once(wanted, signals=signals, retried=retried).to_json()
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror or error} on {platform.node()}", error.filename) from error
+
+
+def threads_here(wanted: int | None, points: int) -> int:
+    """BLAS threads of a point on this machine, which runs so many points side by side.
+
+    As many as on the sweep's own machine, on which numbers depend to the last bit, unless there are too few cores here.
+    """
+    from autoexperiment.sweep.launching import blas_threads
+
+    share = blas_threads(points) or usual()
+    return share if wanted is None else min(wanted, share)
 
 
 @contextlib.contextmanager

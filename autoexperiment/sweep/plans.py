@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoexperiment.config.sweep_document import known_goal
 from autoexperiment.errors import LabError, UsageError
+from autoexperiment.goals import known_goal
 from autoexperiment.paths import OutputPaths
 from autoexperiment.sweep import book, halving, launching, samplers, work
 from autoexperiment.sweep.engine import Job

@@ -26,7 +26,7 @@ from autoexperiment.paths import SweepPaths
 from autoexperiment.sweep import launching, results
 from autoexperiment.sweep.plans import make_plan
 
-KILLS = 4
+KILLS = 3
 SCRIPT = Path(__file__).resolve().parent.parent / "sweep_kills.py"
 IN_RANGE = {"square.x": {"low": -30, "high": 50, "whole": True}}
 
@@ -98,7 +98,7 @@ def test_sweep_that_is_killed_again_and_again_is_the_one_that_never_was(tmp_path
 
 def test_kills_at_random_moments_change_no_number(place: Workspace) -> None:
     base = {name: value for name, value in LINEAR.items() if name != "name"}
-    config = {"base": base, "parameters": {"dataset.params.n_samples": [40, 50, 60, 70]}, "max_parallel": 2}
+    config = {"base": base, "parameters": {"dataset.params.n_samples": [40, 50, 60]}, "max_parallel": 2}
     started, chance, kills = time.monotonic(), random.Random(5), 0
     place.mlx("sweep", "run", "--config", place.write({**config, "name": "whole"}))
     duration = time.monotonic() - started
@@ -114,7 +114,7 @@ def test_kills_at_random_moments_change_no_number(place: Workspace) -> None:
     assert [[row[fact] for fact in facts] for row in killed] == [[row[fact] for fact in facts] for row in whole]
     assert [row["metrics"]["val_loss"] for row in killed] == [row["metrics"]["val_loss"] for row in whole]
     listed = json.loads(place.mlx("history", "list", "--json"))["runs"]
-    assert [run["status"] for run in listed].count("completed") >= 8
+    assert [run["status"] for run in listed].count("completed") >= 6
 
 
 def _is_killed_after(process: subprocess.Popen[str], seconds: float) -> bool:
@@ -151,7 +151,7 @@ def test_killed_process_of_a_point_is_a_row_with_its_reason(place: Workspace, he
 # ---- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_signal_keeps_what_ended_and_the_rest_is_run_later(
     place: Workspace, held: Held, number: signal.Signals
 ) -> None:

@@ -1,0 +1,168 @@
+"""`run_sweep`: a workflow on every point of a grid, from Python, each point in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import workflow_modules
+from workflow_modules import Modules
+
+from autoexperiment.errors import UsageError
+from autoexperiment.workflow import Status, SweepStates, run_sweep
+
+STEPS = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from autoexperiment.workflow import Step, Workflow
+
+@dataclass
+class Take:
+    factor: float
+    seed: int = 0
+    wait_s: float = 0.0
+    note: str = ""
+
+def take(config, inputs, context):
+    with (context.root / "done.txt").open("a") as file:
+        file.write(f"{config.factor} {config.seed}\\n")
+    time.sleep(config.wait_s)
+    if config.factor < 0 and not (context.root / "mended").exists():
+        raise ValueError("a factor below 0")
+    return {"scores": {"sum": {"total": config.factor * sum(inputs["numbers"]) + config.seed}}}
+
+taking = Workflow(
+    "taking", (Step("take", take, Take, {"numbers": list[int]}, {"scores": dict}),),
+    atoms={"numbers": list[int]}, labels=("take.note",), seed_path="take.seed",
+)
+"""
+NUMBERS = {"numbers": [1, 2, 3]}
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> Iterator[Modules]:
+    with workflow_modules.modules(tmp_path / "workspace") as made:
+        yield made
+
+
+def taking(modules: Modules) -> Any:
+    return modules.workflow(STEPS, name="sweep_steps", attribute="taking")
+
+
+def sweep(modules: Modules, grid: dict[str, list[Any]], **more: Any) -> SweepStates:
+    base = {"take": {"factor": 1.0, **more.pop("base", {})}}
+    workflow = taking(modules)
+    return asyncio.run(run_sweep(workflow, base, grid, NUMBERS, root=modules.root, max_parallel=2, **more))
+
+
+def totals(states: list[Any]) -> list[float]:
+    return [state.outputs["scores"]["sum"]["total"] for state in states]
+
+
+def done(modules: Modules) -> list[str]:
+    file = modules.root / "done.txt"
+    return sorted(file.read_text().split("\n")[:-1]) if file.exists() else []
+
+
+def test_states_come_in_the_grids_order_with_params_and_seed(modules: Modules) -> None:
+    states = sweep(modules, {"take.factor": [3.0, 1.0, 2.0]}, seeds=[5, 6])
+
+    assert totals(states) == [23, 24, 11, 12, 17, 18]  # factor * (1 + 2 + 3) + seed
+    assert [(dict(state.params), state.seed) for state in states] == [
+        ({"take.factor": factor}, seed) for factor in (3.0, 1.0, 2.0) for seed in (5, 6)
+    ]
+    assert not states.failed
+    assert all(state.status is Status.FINISHED for state in states)
+
+
+def test_same_call_runs_nothing_and_a_larger_grid_its_new_points(modules: Modules) -> None:
+    first = sweep(modules, {"take.factor": [1.0, 2.0]})
+    again = sweep(modules, {"take.factor": [1.0, 2.0]})
+    larger = sweep(modules, {"take.factor": [2.0, 4.0]})
+
+    assert list(again) == list(first)
+    assert totals(larger) == [12, 24]
+    assert larger.folder == first.folder
+    assert done(modules) == ["1.0 0", "2.0 0", "4.0 0"]
+
+
+def test_label_makes_no_other_point(modules: Modules) -> None:
+    states = sweep(modules, {"take.note": ["a", "b"]})
+
+    assert done(modules) == ["1.0 0"]
+    assert [state.params["take.note"] for state in states] == ["a", "b"]
+
+
+def test_failed_point_is_in_failed_and_is_run_again_when_that_is_asked_for(modules: Modules) -> None:
+    told: list[str] = []
+    grid = {"take.factor": [-1.0, 2.0]}
+    first = sweep(modules, grid, on_progress=told.append)
+    (modules.root / "mended").touch()
+
+    left = sweep(modules, grid)
+    again = sweep(modules, grid, retry_failed=True)
+
+    assert totals(first) == [12]
+    assert [state.params["take.factor"] for state in first.failed] == [-1.0]
+    assert "a factor below 0" in first.failed[0].error
+    assert any("take.factor=-1.0 failed" in line and "a factor below 0" in line for line in told)
+    assert len(left.failed) == 1
+    assert (totals(again), again.failed) == ([-6, 12], [])
+
+
+def test_path_that_leads_nowhere_is_refused_before_anything_is_run(modules: Modules) -> None:
+    with pytest.raises(UsageError, match=r"facto.*Did you mean 'factor'"):
+        sweep(modules, {"take.factor": [1.0], "take.facto": [2.0]})
+    with pytest.raises(UsageError, match=r"Path 'tak.factor' leads nowhere.*Did you mean 'take'"):
+        sweep(modules, {"tak.factor": [1.0]})
+
+    assert not done(modules)
+    assert not (modules.root / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"executor": "ray"}, "Unknown executor 'ray'. Known: local, dask"),
+        ({"executor": "dask"}, "'dask' and the address of its scheduler go together"),
+        ({"max_parallel": 0}, "max_parallel is 0. Allowed: 1 or more"),
+    ],
+)
+def test_wrong_words_are_refused(modules: Modules, more: dict[str, Any], message: str) -> None:
+    workflow = taking(modules)
+    with pytest.raises(UsageError, match=message):
+        asyncio.run(run_sweep(workflow, {"take": {"factor": 1.0}}, {}, NUMBERS, root=modules.root, **more))
+
+
+def test_empty_grid_is_one_point(modules: Modules) -> None:
+    assert totals(sweep(modules, {})) == [6]
+
+
+def test_cancelled_sweep_ends_its_points_and_keeps_the_others(modules: Modules) -> None:
+    workflow = taking(modules)
+    grid = {"take.wait_s": [0.0, 600.0]}
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(
+            run_sweep(workflow, {"take": {"factor": 1.0}}, grid, NUMBERS, root=modules.root, max_parallel=1)
+        )
+        deadline = time.monotonic() + 60
+        while len(done(modules)) < 2:
+            assert not task.done()
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    began = time.monotonic()
+    asyncio.run(cancelled())
+
+    assert time.monotonic() - began < 300  # the point that takes 600 s was ended
+    book = next(modules.root.glob("outputs/*/sweep.jsonl")).read_text()
+    assert book.count('"kind":"ended"') == 1
