@@ -47,11 +47,13 @@ plugins:  ## what the client's own validation of plugins misses; a bare python3 
 
 bench: setup  ## every measured claim, side by side on this machine
 	$(BIN)/python benchmarks/blas.py
+	$(BIN)/python benchmarks/collate.py
 	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/hooks.py
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/ring.py
+	$(BIN)/python benchmarks/sweep.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -54,3 +55,20 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise UsageError(f"The values of {path!r} are {values!r}. Allowed: a list of at least one value.")
     return (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
+
+
+def same(value: Any) -> Any:
+    """A JSON value in the form that equal ones share: 1 for 1.0; true and "1" stay what they are."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): same(item) for key, item in value.items()}
+    return [same(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def canonical(value: Any) -> str:
+    """A JSON value's identity: 1 and 1.0 are the same, true and 1 and "1" are not.
+
+    Raises: ValueError: it is not JSON, or NaN or infinite.
+    """
+    return json.dumps(same(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)

@@ -7,6 +7,7 @@ A message says what is wrong (with the value and where), what is allowed, and wh
       HarnessError        a configuration, a dataset or a run directory  exit 1
         ConfigError       a configuration has faults, all named at once
         DataError         a dataset is not there, not sound, or does not fit
+        TookTooLong       a process was ended because its time was over
       Refused             the request would break an invariant           exit 1
         LedgerCorrupt     a record in the middle of a ledger is damaged
         Locked            another process holds the session
@@ -45,6 +46,10 @@ class ConfigError(HarnessError):
 
 class DataError(HarnessError):
     """A dataset is not there, not sound, or does not fit what is asked of it."""
+
+
+class TookTooLong(HarnessError):
+    """A process of the harness was ended because its time was over."""
 
 
 class Refused(LabError):

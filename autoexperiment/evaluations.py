@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoexperiment import trainer
-from autoexperiment.errors import HarnessError, unknown
+from autoexperiment.errors import HarnessError, TookTooLong, unknown
 from autoexperiment.files import dump_json, read_json, write_json
 from autoexperiment.kept import KeptRun, open_run
 from autoexperiment.paths import FINAL_CHECKPOINT
@@ -65,8 +66,10 @@ def plan_evaluation(
     config: ExperimentConfig | None = None,
     split: str = "test",
     metrics: Sequence[str] | None = None,
+    signals: Signals | None = None,
+    timeout_s: float | None = None,
 ) -> EvaluationPlan:
-    """Look at everything that an evaluation needs. Raises: ConfigError, DataError, HarnessError."""
+    """Look at everything that an evaluation needs. Raises: ConfigError, DataError, HarnessError, TookTooLong."""
     from autoexperiment import datasets
     from autoexperiment.training import evaluate
 
@@ -76,7 +79,7 @@ def plan_evaluation(
     own = kept.config.to_json()
     checkpoint, model = evaluate.load(kept.paths.folder, checkpoint_name, config=own)
     whole = {**own, "dataset": config.to_json()["dataset"]} if config else own
-    facts, faults = look(whole, kept.root, with_model=False)
+    facts, faults = look(whole, kept.root, with_model=False, signals=signals, timeout_s=timeout_s)
     if facts is None:
         raise refuse(faults)
     datasets.check_part(whole["dataset"], facts, split)
@@ -106,6 +109,7 @@ def run_evaluation(
     metrics: Sequence[str] | None = None,
     observer: Observer | None = None,
     signals: Signals | None = None,
+    timeout_s: float | None = None,
 ) -> dict[str, Any]:
     """Compute metrics of a checkpoint on one part of a dataset, without training.
 
@@ -115,23 +119,32 @@ def run_evaluation(
         split: "train", "val" or "test".
         metrics: names; None: all that the task has.
         signals: as of `supervise`.
+        timeout_s: after so many seconds it is ended; None: never.
     Returns: `metrics` by name, and what they are of: `experiment`, `checkpoint`, `epoch`, `split`, `n_rows`, `dataset`,
         `own_data` (whether it is the run's), `trust`, and `saved`: the file beside the checkpoint that holds all
         metrics, None when it could not be written.
-    Raises: ConfigError, DataError, HarnessError.
+    Raises: ConfigError, DataError, HarnessError, TookTooLong.
     """
-    wanted = plan_evaluation(run_dir, checkpoint_name, config=config, split=split, metrics=metrics)
-    return evaluate_plan(wanted, observer=observer, signals=signals)
+    began = time.monotonic()
+    wanted = plan_evaluation(
+        run_dir, checkpoint_name, config=config, split=split, metrics=metrics, signals=signals, timeout_s=timeout_s
+    )
+    left = None if timeout_s is None else max(0.001, timeout_s - (time.monotonic() - began))
+    return evaluate_plan(wanted, observer=observer, signals=signals, timeout_s=left)
 
 
 def evaluate_plan(
-    wanted: EvaluationPlan, *, observer: Observer | None = None, signals: Signals | None = None
+    wanted: EvaluationPlan,
+    *,
+    observer: Observer | None = None,
+    signals: Signals | None = None,
+    timeout_s: float | None = None,
 ) -> dict[str, Any]:
     """As `run_evaluation`, of a plan that was made before."""
     observer = observer or Quiet()
     whole = {
         "experiment": wanted.config["name"],
-        **_ask(wanted, Listening(observer), signals),
+        **_ask(wanted, Listening(observer), signals, timeout_s),
         "dataset": wanted.config["dataset"],
         "trust": str(TrustLevel.RECOMPUTED),
         "saved": str(wanted.result),
@@ -145,7 +158,9 @@ def evaluate_plan(
     return result
 
 
-def _ask(wanted: EvaluationPlan, listening: Listening, signals: Signals | None) -> dict[str, Any]:
+def _ask(
+    wanted: EvaluationPlan, listening: Listening, signals: Signals | None, timeout_s: float | None
+) -> dict[str, Any]:
     """What the training process answers. Raises: HarnessError: it could not. KeyboardInterrupt: it was stopped."""
     with tempfile.TemporaryDirectory(prefix="autoexperiment-") as name:
         folder = Path(name)
@@ -155,10 +170,14 @@ def _ask(wanted: EvaluationPlan, listening: Listening, signals: Signals | None) 
             own_dataset=wanted.is_own,
         )  # fmt: skip
         log = folder / "run.log"
-        ending = trainer.run(request, folder=folder, log=log, heard=listening.heard, signals=signals)
+        ending = trainer.run(
+            request, folder=folder, log=log, heard=listening.heard, signals=signals, timeout_s=timeout_s
+        )
         outcome = listening.outcome(ending, is_finished=Path(request.result).exists())
         if outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt
+        if outcome is Outcome.TIMED_OUT:
+            raise TookTooLong(f"The evaluation took too long: {listening.reason(ending)}")
         if outcome is not Outcome.OK:
             raise HarnessError(f"The evaluation failed: {listening.reason(ending)}")
         answer: dict[str, Any] = read_json(Path(request.result))

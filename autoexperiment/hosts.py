@@ -51,7 +51,11 @@ def _parsed(address: str) -> tuple[str, int]:
 
 
 def hosts_here(size: int) -> Hosts:
-    """Free places on this machine, that nothing outside it can reach."""
+    """Free places on this machine, that nothing outside it can reach. Raises: UsageError: too many, or none."""
+    if not 1 <= size <= MOST_RANKS:
+        raise UsageError(
+            f"{size} ranks are asked for. Allowed: 1 to {MOST_RANKS}. Type: mlx ring -n 2 -- python train.py"
+        )
     return Hosts(tuple((f"{LOOPBACK}:{port}",) for port in free_ports(size)))
 
 

@@ -1,4 +1,4 @@
-"""The ledger's file format: one checksummed JSON record a line, appended whole or not at all.
+"""The file format of the ledger, and of a sweep's book: one checksummed JSON record a line, appended whole or not at all.
 
 A frame is `<canonical json>\\t<crc32, 8 hex digits>\\n`. Each frame is on the disk before the next is
 written, so a kill or a power cut can spoil the last one only. What it can leave there is a *torn tail*
@@ -36,6 +36,32 @@ class DiskFull(LabError):
     """A record could not be written; the file was put back to its last whole record."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What messages call a journal and what belongs to it, and what they tell the user to do.
+
+    Attributes:
+        name: of the file. `owner`: of what its records are about.
+        again: the command with which to go on once the disk has room. `look`: the one that says what is running.
+        anew: how to go on without the file.
+        is_private: whether nobody else may read it; if not, it is as the umask has it.
+    """
+
+    name: str
+    owner: str
+    again: str
+    look: str
+    anew: str
+    is_private: bool = True
+
+    @property
+    def file_mode(self) -> int:
+        return 0o600 if self.is_private else 0o666
+
+
+LEDGER = Kind("ledger", "session", again="mlx loop run", look="mlx loop status", anew="start another tag")
+
+
 def _refuse_constant(word: str) -> Any:
     raise ValueError(f"{word} is not JSON")
 
@@ -45,7 +71,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Record, *, kind: Kind = LEDGER) -> bytes:
     """One frame.
 
     Raises: UsageError: a value that is not JSON (NaN included), or more than 16,384 bytes.
@@ -54,13 +80,13 @@ def encode(record: Record) -> bytes:
         blob = _ENCODER.encode(record).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
-            f"A ledger record of kind {record.get('kind')!r} is not strict JSON: {error}. "
+            f"A {kind.name} record of kind {record.get('kind')!r} is not strict JSON: {error}. "
             "Allowed: text, finite numbers, true, false, null, lists and objects of these."
         ) from error
     frame = blob + b"\t%08x\n" % zlib.crc32(blob)
     if len(frame) > MAX_FRAME_BYTES:
         raise UsageError(
-            f"A ledger record of kind {record.get('kind')!r} has {len(frame)} bytes; {MAX_FRAME_BYTES} are allowed. "
+            f"A {kind.name} record of kind {record.get('kind')!r} has {len(frame)} bytes; {MAX_FRAME_BYTES} are allowed. "
             "Shorten its texts; long ones belong into the run folder."
         )
     return frame
@@ -89,11 +115,15 @@ class Scan:
     torn: bytes
 
 
-def scan(blob: bytes, *, name: str = "ledger") -> Scan:
-    """Read every whole frame of a file's bytes.
+def scan(blob: bytes, *, name: str = "ledger", kind: Kind = LEDGER) -> Scan:
+    """Read every whole frame of a file's bytes. `name`: what messages call the file.
 
     Raises: LedgerCorrupt: a bad frame that is not a torn tail, or a gap in `seq`; names line and offset.
     """
+
+    def corrupt(fault: str) -> LedgerCorrupt:
+        return _corrupt(name, len(records) + 1, start, fault, is_last=end == size, anew=kind.anew)
+
     records: list[Record] = []
     start, size = 0, len(blob)
     while start < size:
@@ -104,9 +134,9 @@ def scan(blob: bytes, *, name: str = "ledger") -> Scan:
         except ValueError as error:
             if end == size and _is_torn(frame, start):
                 return Scan(records, start, frame)
-            raise _corrupt(name, len(records) + 1, start, str(error), is_last=end == size) from None
+            raise corrupt(str(error)) from None
         if record.get("seq") != len(records) + 1:
-            raise _corrupt(name, len(records) + 1, start, f"its number is {record.get('seq')}", is_last=end == size)
+            raise corrupt(f"its number is {record.get('seq')}")
         records.append(record)
         start = end
     return Scan(records, start, b"")
@@ -132,15 +162,15 @@ def _is_torn(piece: bytes, offset: int) -> bool:
     return bool(_START_OF_FRAME.fullmatch(piece)) and (len(check) < 8 or check == b"%08x" % zlib.crc32(text))
 
 
-def _corrupt(name: str, line: int, offset: int, fault: str, *, is_last: bool) -> LedgerCorrupt:
-    remedy = "Restore the file from a backup, or move it away and start another tag."
+def _corrupt(name: str, line: int, offset: int, fault: str, *, is_last: bool, anew: str) -> LedgerCorrupt:
+    remedy = f"Restore the file from a backup, or move it away and {anew}."
     if is_last:
         file, kept = shlex.quote(name), shlex.quote(f"{name}.damaged")
         remedy = f"To go on without this last record: mv {file} {kept} && head -c {offset} {kept} > {file}"
     return LedgerCorrupt(f"{name}:{line}:{offset} (byte {offset}) is damaged: {fault}. Nothing was changed. {remedy}")
 
 
-def read(path: Path) -> list[Record]:
+def read(path: Path, *, kind: Kind = LEDGER) -> list[Record]:
     """Every whole record, for readers that do not hold the lock; a torn tail is left alone.
 
     Raises: UsageError: no such file, or it can't be read. LedgerCorrupt.
@@ -148,52 +178,51 @@ def read(path: Path) -> list[Record]:
     try:
         blob = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"Cannot read the ledger {path}: {error.strerror}.") from error
-    return scan(blob, name=str(path)).records
+        raise UsageError(f"Cannot read the {kind.name} {path}: {error.strerror}.") from error
+    return scan(blob, name=str(path), kind=kind).records
 
 
 class Journal:
     """An open journal of the one process that holds its lock. `count` records are on the disk."""
 
-    def __init__(self, path: Path, fd: int, *, count: int, size: int, again: str) -> None:
+    def __init__(self, path: Path, fd: int, *, count: int, size: int, kind: Kind = LEDGER) -> None:
         self.path = path
-        self._again = again
+        self._kind = kind
         self.count = count
         self._fd = fd
         self._size = size
         self._fault = ""
 
     @classmethod
-    def open(cls, path: Path, *, again: str = "mlx loop run") -> tuple[Journal, list[Record]]:
+    def open(cls, path: Path, *, kind: Kind = LEDGER) -> tuple[Journal, list[Record]]:
         """Open for appending, creating the file; a torn tail is moved to `<name>.torn`.
 
-        Args: again: the command with which to go on once the disk has room.
         Returns: the journal and the records that it holds already, all of them safe on the disk.
         Raises: LedgerCorrupt. LabError: the folder or the disk refuses.
         """
         try:
             _make_folder(path.parent)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, kind.file_mode)
         except OSError as error:
             raise LabError(
-                f"The ledger {path} cannot be opened: {error.strerror}. Make its folder writable."
+                f"The {kind.name} {path} cannot be opened: {error.strerror}. Make its folder writable."
             ) from error
         try:
-            found = scan(_read_all(fd), name=str(path))
+            found = scan(_read_all(fd), name=str(path), kind=kind)
             if found.torn:
-                _set_aside(path, fd, found)
+                _set_aside(path, fd, found, mode=kind.file_mode)
             # A killed writer may not have come to its own fsync, and what is read here is acted upon.
             files.fsync(fd)
             files.fsync_dir(path.parent)
         except OSError as error:
             os.close(fd)
             raise LabError(
-                f"The ledger {path} cannot be repaired: {error.strerror}. Check the disk's space."
+                f"The {kind.name} {path} cannot be repaired: {error.strerror}. Check the disk's space."
             ) from error
         except BaseException:
             os.close(fd)
             raise
-        return cls(path, fd, count=len(found.records), size=found.good_bytes, again=again), found.records
+        return cls(path, fd, count=len(found.records), size=found.good_bytes, kind=kind), found.records
 
     def append(self, record: Record, *, time: str, accept: Callable[[Record], None] | None = None) -> Record:
         """Number, stamp and write one record; it is on the disk when this returns.
@@ -206,13 +235,15 @@ class Journal:
         """
         if self._fault:
             raise LabError(self._fault)
-        frame = encode({**record, "seq": self.count + 1, "time": time})
+        frame = encode({**record, "seq": self.count + 1, "time": time}, kind=self._kind)
         whole = decode(frame)
         if accept is not None:
             accept(whole)
         self._check_alone()
         # Stays for good if an exception of any kind (Ctrl-C) leaves it open whether the record is there.
-        self._fault = f"An append to {self.path} was interrupted, so it takes no more records. Restart the session."
+        self._fault = (
+            f"An append to {self.path} was interrupted, so it takes no more records. Restart the {self._kind.owner}."
+        )
         failpoint.reach("journal.before_write")
         self._write(frame)
         failpoint.reach("journal.written")
@@ -227,11 +258,13 @@ class Journal:
         """Two writers would number their records alike; a deleted file would swallow them."""
         facts = os.fstat(self._fd)
         if facts.st_nlink == 0:
-            self._fault = f"{self.path} was deleted while it was open. Restart the session from a backup of it."
+            self._fault = (
+                f"{self.path} was deleted while it was open. Restart the {self._kind.owner} from a backup of it."
+            )
         elif facts.st_size != self._size:
             self._fault = (
                 f"{self.path} has {facts.st_size} bytes and this process left it at {self._size}: another process writes "
-                "to it. Restart the session when no other runs: mlx loop status"
+                f"to it. Restart the {self._kind.owner} when no other runs: {self._kind.look}"
             )
         if self._fault:
             raise LabError(self._fault)
@@ -252,13 +285,14 @@ class Journal:
             self._fault = ""
         except OSError as error:
             self._fault = (
-                f"{self.path} could not be put back to its last record: {error.strerror}. Restart the session."
+                f"{self.path} could not be put back to its last record: {error.strerror}. "
+                f"Restart the {self._kind.owner}."
             )
 
     def _full(self, why: str) -> DiskFull:
         return DiskFull(
             f"A record could not be written to {self.path}: {why}. What was recorded before is safe. "
-            f"Free some space on that disk and go on: {self._again}"
+            f"Free some space on that disk and go on: {self._kind.again}"
         )
 
     def _sync(self) -> None:
@@ -267,7 +301,8 @@ class Journal:
         except OSError as error:
             # A later fsync may report success for pages that were dropped, so it proves nothing.
             self._fault = (
-                f"The disk could not keep {self.path}: {error.strerror}. Check the disk, then restart the session."
+                f"The disk could not keep {self.path}: {error.strerror}. "
+                f"Check the disk, then restart the {self._kind.owner}."
             )
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._size)
@@ -278,7 +313,7 @@ class Journal:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            self._fault = self._fault or f"{self.path} is closed. Open the session again."
+            self._fault = self._fault or f"{self.path} is closed. Open the {self._kind.owner} again."
 
 
 def _make_folder(folder: Path) -> None:
@@ -296,9 +331,9 @@ def _read_all(fd: int) -> bytes:
         return file.read()
 
 
-def _set_aside(path: Path, fd: int, found: Scan) -> None:
+def _set_aside(path: Path, fd: int, found: Scan, *, mode: int) -> None:
     """Move the torn tail to a file of its own; a kill in between only copies it there twice."""
-    torn = os.open(path.with_name(path.name + ".torn"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    torn = os.open(path.with_name(path.name + ".torn"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
     try:
         if os.write(torn, found.torn + b"\n") != len(found.torn) + 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoexperiment import history, trainer
-from autoexperiment.errors import ConfigError, DataError, HarnessError
+from autoexperiment.errors import ConfigError, DataError, HarnessError, TookTooLong
 from autoexperiment.files import read_json
 from autoexperiment.paths import OutputPaths
+from autoexperiment.supervisor import Signals
 from autoexperiment.training.request import DESCRIBE, Request
 from autoexperiment.vocabulary import Outcome
 
@@ -86,12 +87,25 @@ def _check_writable(folder: Path, directory: str) -> None:
         )
 
 
-def look(config: dict[str, Any], root: Path, *, with_model: bool = True) -> tuple[Facts | None, list[str]]:
-    """What the dataset is, and what is wrong with it (then there are no facts) or with the model for it."""
+def look(
+    config: dict[str, Any],
+    root: Path,
+    *,
+    with_model: bool = True,
+    signals: Signals | None = None,
+    timeout_s: float | None = None,
+) -> tuple[Facts | None, list[str]]:
+    """What the dataset is, and what is wrong with it (then there are no facts) or with the model for it.
+
+    Args:
+        signals: as of `supervise`.
+        timeout_s: of a dataset's own code; None: as long as it takes.
+    Raises: TookTooLong. KeyboardInterrupt: a signal ended it.
+    """
     from autoexperiment import datasets, models
 
     if config["dataset"].get("loader"):
-        facts, faults = _ask(config, root)
+        facts, faults = _ask(config, root, signals, timeout_s)
     else:
         try:
             facts, faults = datasets.describe(config["dataset"], root=root), []
@@ -100,7 +114,9 @@ def look(config: dict[str, Any], root: Path, *, with_model: bool = True) -> tupl
     return facts, faults + (models.check(config["model"], facts) if facts and with_model else [])
 
 
-def _ask(config: dict[str, Any], root: Path) -> tuple[Facts | None, list[str]]:
+def _ask(
+    config: dict[str, Any], root: Path, signals: Signals | None, timeout_s: float | None
+) -> tuple[Facts | None, list[str]]:
     """The dataset's facts from a process of its own: the user's code runs there."""
     from autoexperiment.datasets import Facts
 
@@ -111,9 +127,12 @@ def _ask(config: dict[str, Any], root: Path) -> tuple[Facts | None, list[str]]:
         ending = trainer.run(
             request, folder=folder, log=folder / "run.log",
             heard=lambda word, text: said.append(text) if word == "error" else None,
+            signals=signals, timeout_s=timeout_s,
         )  # fmt: skip
         if ending.outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt
+        if ending.outcome is Outcome.TIMED_OUT:
+            raise TookTooLong(f"The dataset can't be loaded in time: {ending.reason}")
         if ending.exit_code != 0 or not Path(request.result).exists():
             return None, [said[-1] if said else f"The dataset can't be loaded: {ending.reason or 'its code ended it.'}"]
         return Facts(**read_json(Path(request.result))), []

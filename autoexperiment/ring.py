@@ -27,8 +27,13 @@ from autoexperiment.hosts import Hosts
 from autoexperiment.supervisor import Limits, Signals, supervise
 from autoexperiment.vocabulary import Outcome, RunStatus
 
-PATIENCE_S = 2.0  # with the rank whose end cost the others their connection
+PATIENCE_S = 2.0  # with a rank whose end cost the others their connection, or that may yet be seen to join
 TICK_S = 0.2
+MOST_LISTED = 8
+_JOINING = (
+    'Every rank must call mx.distributed.init(strict=True, backend="ring"), or print "rank 0 of 2" when it has joined by '
+    "itself."
+)
 _JOINED = re.compile(rb"rank (\d{1,6}) of (\d{1,6})\b")
 _LOST = "connection to a peer was lost"  # MLX's words
 _CODES = {Outcome.TIMED_OUT: 124, Outcome.INTERRUPTED: 130}
@@ -75,11 +80,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Member:
-    """How one rank ended."""
+    """How one rank ended.
+
+    Attributes:
+        has_joined: whether it was seen to; None: it ended well before it could be seen, and nobody waited for it.
+    """
 
     rank: int
     ending: Ending
-    has_joined: bool
+    has_joined: bool | None
 
     @property
     def is_stopped(self) -> bool:
@@ -88,7 +97,7 @@ class Member:
 
     @property
     def has_failed(self) -> bool:
-        return not self.is_stopped and (self.exit_code != 0 or not self.has_joined)
+        return not self.is_stopped and (self.exit_code != 0 or self.has_joined is False)
 
     @property
     def lost_a_peer(self) -> bool:
@@ -110,10 +119,7 @@ class Member:
         if not self.has_failed:
             return ""
         if self.exit_code == 0:
-            return (
-                "It ended without having joined the others. Every rank must call "
-                'mx.distributed.init(strict=True, backend="ring"), or print "rank 0 of 2" when it has joined by itself.'
-            )
+            return f"It ended without having joined the others. {_JOINING}"
         if self.lost_a_peer:
             return "It lost the connection to another rank, which has ended. The log of that one says why."
         if self.ending.signal == signal.SIGKILL and self.ending.outcome is not Outcome.TIMED_OUT:
@@ -129,6 +135,7 @@ class RingEnding:
         members: by rank.
         first_failed: the rank that failed first, or None; one that only lost another comes after that other.
         exit_code: its exit code; 130 when the user stopped the ranks, 1 when they did not come together.
+        warning: what is not known of ranks that ended well; "" if nothing.
     """
 
     status: RunStatus
@@ -136,12 +143,14 @@ class RingEnding:
     first_failed: int | None
     reason: str
     exit_code: int
+    warning: str = ""
 
     def to_json(self, job: Job) -> dict[str, Any]:
         return {
             "status": str(self.status),
             "exit_code": self.exit_code,
             "reason": self.reason,
+            "warning": self.warning,
             "size": job.hosts.size,
             "first_failed": self.first_failed,
             "log_dir": str(job.log_dir),
@@ -163,19 +172,35 @@ def _member_json(member: Member, job: Job) -> dict[str, Any]:
     }
 
 
+def listed(words: Sequence[object]) -> str:
+    """Words with commas between; of many, the first."""
+    more = f" and {len(words) - MOST_LISTED} more" if len(words) > MOST_LISTED else ""
+    return ", ".join(map(str, words[:MOST_LISTED])) + more
+
+
 class _Group:
     """What the threads that watch the ranks share."""
 
     def __init__(self, job: Job, signals: Signals) -> None:
         self.job, self.signals = job, signals
         self.joined: set[int] = set(job.ranks) if job.hosts.size == 1 else set()
+        self.denied: set[int] = set()  # they say that they are in another group, or alone
+        self.running = set(job.ranks)
         self.ended: list[Member] = []
         self.fault = ""
         self._changed = threading.Condition()
 
-    def add(self, member: Member) -> None:
+    def join(self, rank: int) -> None:
+        with self._changed:
+            self.joined.add(rank)
+            self._changed.notify_all()
+
+    def add(self, rank: int, ending: Ending) -> None:
         """Note the end of a rank. A failed one ends the others; if it failed because of one of them, that one first."""
         with self._changed:
+            self.running.discard(rank)
+            self._changed.notify_all()
+            member = Member(rank, ending, self._has_joined(rank, ending))
             self.ended.append(member)
             self._changed.notify_all()
             if member.lost_a_peer:
@@ -183,12 +208,19 @@ class _Group:
         if member.has_failed:
             self.signals.end()
 
+    def _has_joined(self, rank: int, ending: Ending) -> bool | None:
+        """Joining is looked for every TICK_S, so that a short program may never be seen to join. One that ends well is
+        believed unless others still wait for it."""
+        if rank in self.joined or rank in self.denied or ending.outcome is not Outcome.OK:
+            return rank in self.joined
+        return None if self._changed.wait_for(lambda: self.running <= self.joined, PATIENCE_S) else False
+
     def _knows_cause(self) -> bool:
         return len(self.ended) == len(self.job.ranks) or any(m.has_failed and not m.lost_a_peer for m in self.ended)
 
     def give_up(self) -> None:
         """End all, because the ranks do not come together."""
-        missing = ", ".join(f"{rank}" for rank in self.job.ranks if rank not in self.joined)
+        missing = listed([rank for rank in self.job.ranks if rank not in self.joined])
         self.fault = (
             f"Rank {missing} did not find the others within {self.job.join_s:g} s. All {self.job.hosts.size} ranks must "
             "be started, and be able to reach each other at the addresses of the hosts. Allow more time with --join-s."
@@ -208,7 +240,17 @@ class _Group:
             return RingEnding(
                 RunStatus.INTERRUPTED, members, None, "The ranks were stopped.", _CODES[Outcome.INTERRUPTED]
             )
-        return RingEnding(RunStatus.COMPLETED, members, None, "", 0)
+        return RingEnding(RunStatus.COMPLETED, members, None, "", 0, _warning(members))
+
+
+def _warning(members: Sequence[Member]) -> str:
+    unseen = [member.rank for member in members if member.has_joined is None]
+    if not unseen:
+        return ""
+    return (
+        f"Rank {listed(unseen)} ended before it could be seen to join the others, within {TICK_S:g} s of it or without it. "
+        f"{_JOINING}"
+    )
 
 
 class _Watched:
@@ -223,7 +265,9 @@ class _Watched:
     def line(self, text: bytes) -> bool:
         match = _JOINED.match(text)
         if match and (int(match[1]), int(match[2])) == (self.rank, self.group.job.hosts.size):
-            self.group.joined.add(self.rank)
+            self.group.join(self.rank)
+        elif match:
+            self.group.denied.add(self.rank)
         if self.on_line:
             self.on_line(text)
         return False
@@ -232,7 +276,7 @@ class _Watched:
         if self.rank in self.group.joined:
             return
         if self.pid and is_connected(self.pid, self.group.job.hosts.ports(self.rank)):
-            self.group.joined.add(self.rank)
+            self.group.join(self.rank)
         elif elapsed_s > self.group.job.join_s:
             self.group.give_up()
 
@@ -243,7 +287,7 @@ class _Watched:
             env=job.environment(self.rank, os.environ), on_start=self.started, on_tick=self.tick, tick_s=TICK_S,
             signals=signals,
         )  # fmt: skip
-        self.group.add(Member(self.rank, ending, self.rank in self.group.joined))
+        self.group.add(self.rank, ending)
 
 
 def is_connected(pid: int, ports: Sequence[int]) -> bool:
@@ -253,7 +297,7 @@ def is_connected(pid: int, ports: Sequence[int]) -> bool:
     try:
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
-        found = [c for one in family for c in one.net_connections("tcp4") if c.status == psutil.CONN_ESTABLISHED]
+        found = [c for one in family for c in one.net_connections("tcp4") if c.raddr]  # also one whose peer has ended
     except (psutil.Error, OSError):
         return False
     return any(connection.laddr.port in ports for connection in found)

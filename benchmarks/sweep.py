@@ -5,8 +5,8 @@ Usage: python benchmarks/sweep.py [overhead] [parallel] [large] [engines] [--rou
 Without a name, all of them:
   overhead  trials of a small configuration, one at a time, through a sweep; after each the same training process is started
             bare, without supervisor, run directory and book. What a sweep adds to a trial: at most 30 ms.
-  parallel  CPU-bound trials with one worker and with two: at least 1.8 times as fast. Two bare processes side by side,
-            against one after the other, say what the machine itself gives.
+  parallel  CPU-bound trials with one worker and with two: at least 1.8 times as fast. Two bare processes side by side
+            say what the machine itself gives; where that is less than 1.9, 95 % of it are asked for.
   large     10,000 points: planning a grid, the book as rows and as a DataFrame (less than 2 s), the commands, memory.
   engines   the same trivial trials through Optuna's loop, joblib, dask and submitit: a table without limits (engines.py).
 Other load only ever adds to a time: the best and the median are shown, and a claim holds if the best does.
@@ -190,8 +190,10 @@ def parallel(folder: Path, options: argparse.Namespace) -> Iterator[Claim]:
         [choose(times) for times in zip(*rounds, strict=True)] for choose in (min, median)
     )
     yield Claim("a trial's process alone", alone, "s", usual_alone)
-    yield Claim("two bare processes at once", 2 * alone / bests[0], "x", 2 * usual_alone / usuals[0])
-    yield Claim("two workers of a sweep", bests[1] / bests[2], "x", usuals[1] / usuals[2], SPEED_UP, is_least=True)
+    machine = 2 * alone / bests[0]
+    limit = min(SPEED_UP, machine * SPEED_UP / 1.9)
+    yield Claim("two bare processes at once", machine, "x", 2 * usual_alone / usuals[0])
+    yield Claim("two workers of a sweep", bests[1] / bests[2], "x", usuals[1] / usuals[2], limit, is_least=True)
 
 
 def _bare_s(folder: Path, configs: Sequence[Mapping[str, Any]]) -> float:
@@ -356,7 +358,7 @@ class Sayer:
 def line_of(part: str, claim: Claim) -> str:
     usual = f"median {claim.usual:8.2f}" if claim.usual is not None else " " * 15
     word = "at least" if claim.is_least else "at most"
-    limit = "" if claim.limit is None else f"   {word} {claim.limit:g}: {'ok' if claim.holds else 'NOT HELD'}"
+    limit = "" if claim.limit is None else f"   {word} {claim.limit:.3g}: {'ok' if claim.holds else 'NOT HELD'}"
     return f"{part:<9} {claim.name:<31} best {claim.figure:8.2f}  {usual}  {claim.unit}{limit}"
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import workflow_modules
 from workflow_modules import Modules
 
-from autoexperiment.errors import UsageError
+from autoexperiment.errors import LabError, UsageError
 from autoexperiment.workflow import Status, SweepStates, run_sweep
 
 STEPS = """
@@ -95,7 +96,7 @@ def test_label_makes_no_other_point(modules: Modules) -> None:
     states = sweep(modules, {"take.note": ["a", "b"]})
 
     assert done(modules) == ["1.0 0"]
-    assert [state.params["take.note"] for state in states] == ["a", "b"]
+    assert [state.params["take.note"] for state in states] == ["a"]
 
 
 def test_failed_point_is_in_failed_and_is_run_again_when_that_is_asked_for(modules: Modules) -> None:
@@ -116,9 +117,9 @@ def test_failed_point_is_in_failed_and_is_run_again_when_that_is_asked_for(modul
 
 
 def test_path_that_leads_nowhere_is_refused_before_anything_is_run(modules: Modules) -> None:
-    with pytest.raises(UsageError, match=r"facto.*Did you mean 'factor'"):
+    with pytest.raises(LabError, match=r"trial 1 .*facto.*Did you mean 'factor'"):
         sweep(modules, {"take.factor": [1.0], "take.facto": [2.0]})
-    with pytest.raises(UsageError, match=r"Path 'tak.factor' leads nowhere.*Did you mean 'take'"):
+    with pytest.raises(LabError, match=r"Path 'tak.factor' leads nowhere.*Did you mean 'take'"):
         sweep(modules, {"tak.factor": [1.0]})
 
     assert not done(modules)
@@ -131,12 +132,35 @@ def test_path_that_leads_nowhere_is_refused_before_anything_is_run(modules: Modu
         ({"executor": "ray"}, "Unknown executor 'ray'. Known: local, dask"),
         ({"executor": "dask"}, "'dask' and the address of its scheduler go together"),
         ({"max_parallel": 0}, "max_parallel is 0. Allowed: 1 or more"),
+        ({"seeds": [1, 2, 1]}, "The value 1 stands twice"),
+        ({"timeout_s": -1}, "Invalid value for 'timeout_s'"),
+        ({"name": "../elsewhere"}, "Invalid value for 'name'"),
     ],
 )
 def test_wrong_words_are_refused(modules: Modules, more: dict[str, Any], message: str) -> None:
     workflow = taking(modules)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(LabError, match=message):
         asyncio.run(run_sweep(workflow, {"take": {"factor": 1.0}}, {}, NUMBERS, root=modules.root, **more))
+
+
+@pytest.mark.parametrize("values", ["abc", 3.0, (n for n in range(2))])
+def test_values_that_are_no_list_are_refused(modules: Modules, values: Any) -> None:
+    with pytest.raises(UsageError, match=r"The values of 'take\.factor' are"):
+        sweep(modules, {"take.factor": values})
+
+
+def test_numpys_numbers_are_numbers(modules: Modules) -> None:
+    states = sweep(modules, {"take.factor": np.linspace(1.0, 2.0, 2)}, base={"seed": np.int64(3)}, seeds=2)
+
+    assert totals(states) == [7, 8, 13, 14]
+    assert all(type(state.params["take.factor"]) is float for state in states)
+
+
+def test_a_whole_number_and_the_same_as_float_are_one_point(modules: Modules) -> None:
+    sweep(modules, {"take.factor": [2.0]})
+    sweep(modules, {"take.factor": [2]})
+
+    assert done(modules) == ["2.0 0"]
 
 
 def test_empty_grid_is_one_point(modules: Modules) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -34,7 +35,6 @@ from autoexperiment.sweep.plans import make_plan
 
 pytest.importorskip("distributed")
 XS = [1, 2, 3, 4]
-MANY = [*range(1, 11)]
 HURRIED = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}  # dask's own setting; a minute otherwise
 
 
@@ -292,7 +292,7 @@ OLD = """
 import pathlib
 import autoexperiment.sweep.crew as crew
 crew.__version__ = "0.0.1"
-crew.run_order = lambda *_: pathlib.Path(__file__).with_name("used").touch()
+crew.run_once = lambda *_, **__: pathlib.Path(__file__).with_name("used").touch()
 """
 
 
@@ -301,19 +301,23 @@ def test_worker_with_another_version_is_refused_at_first_and_left_out_later(plac
     preload.write_text(OLD)
     place.held.hold()
 
-    with place.running(sweep_of(MANY), cluster.address) as answers:
+    with place.running(sweep_of(XS), cluster.address) as answers:
         place.held.wait_for("begun", 2)
-        stranger = cluster.start_worker("--preload", str(preload), threads=5)
+        stranger = cluster.start_worker("--preload", str(preload))
         wait_until(lambda: place.hearing.notes, "a note")
+        for worker in cluster.workers[:2]:
+            kill(worker)
+        wait_until(lambda: "No worker is left; waiting for the next." in place.hearing.notes, "the news")
         place.held.release()
+        cluster.start_worker()
     with pytest.raises(Refused, match=r"has autoexperiment 0\.0\.1; here it is .*Install the same on all machines"):
         place.run({**sweep_of(XS), "name": "other"}, cluster.address)
     kill(stranger)
 
     assert answers == [True]
     assert place.hearing.notes[0].startswith("It is left out: Worker tcp://")
-    assert not (place.root / "used").exists()  # dask takes turns: one of so many points would have been its own
-    assert place.values(sweep_of(MANY)) == expected(MANY)
+    assert not (place.root / "used").exists()
+    assert place.values(sweep_of(XS)) == expected()
 
 
 # ---- other machines
@@ -478,6 +482,40 @@ class Lost:
 def test_answer_that_does_not_come_is_asked_for_again(place: Place, cluster: Cluster) -> None:
     with executor(place, cluster) as made:
         assert made._answer(Lost()) is None
+
+
+class Flaky:
+    """Stands in for a client that loses the line to the only worker at first."""
+
+    scheduler = type("Scheduler", (), {"ncores": None})
+    asked = 0
+
+    def sync(self, *_: object, **__: object) -> dict[str, int]:
+        return {"tcp://w:1": 3}
+
+    def run(self, act: Any, lock: str, **_: object) -> dict[str, Any]:
+        from distributed.comm import CommClosedError
+
+        self.asked += 1
+        return {"tcp://w:1": CommClosedError("gone") if self.asked == 1 else act(lock)}
+
+
+def test_worker_whose_line_was_cut_is_asked_again(place: Place) -> None:
+    with Lock(place.paths.lock):
+        made = crew.Crew(Flaky(), place.paths)
+
+        wait_until(lambda: made.look() or made.is_known, "an answer")
+
+    assert (made.fit, made.faults) == ({"tcp://w:1": 3}, {})
+
+
+def test_fault_of_a_machine_names_it(place: Place, cluster: Cluster) -> None:
+    place.paths.folder.mkdir(parents=True)
+    (place.paths.folder / ".points").write_text("a file where a folder belongs")
+
+    with pytest.raises(LabError, match=rf"could not be run: .* on {platform.node()} "):
+        place.run(sweep_of(XS), cluster.address)
+    assert results.rows(place.paths) == []
 
 
 # ---- the sweep ends

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoexperiment.config.sweep_loader import load_sweep, load_sweep_dict
-from autoexperiment.config.sweep_parameters import NumberRange, ValueList, canonical, first_repeat
+from autoexperiment.config.sweep_parameters import NumberRange, ValueList, first_repeat
 from autoexperiment.config.sweep_schema import json_schema
+from autoexperiment.dotpaths import canonical
 from autoexperiment.errors import ConfigError
 from autoexperiment.goals import known_goal
 from autoexperiment.vocabulary import Goal

@@ -196,7 +196,7 @@ def test_fault_of_the_machine_ends_the_sweep_and_what_runs(tmp_path: Path) -> No
     full = OSError(errno.ENOSPC, "No space left on device")
     executor = AtOnce(lambda order: full if order.point.config["a"] == 20 else parabola(order), slots=3)
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(LabError, match=r"could not be run: No space left on device.*--resume"):
         sweep(tmp_path, executor)
 
     assert executor.was_stopped
@@ -213,13 +213,18 @@ def test_point_that_is_stopped_from_outside_is_run_again_and_at_last_failed(tmp_
     assert [(row["status"], row["reason"]) for row in rows] == [("failed", "The machine slept.")]
 
 
-def test_metric_that_no_point_has_ends_the_sweep_at_the_first(tmp_path: Path) -> None:
-    executor = AtOnce()
+def test_metric_that_no_point_has_ends_a_sweep_that_goes_by_it(tmp_path: Path) -> None:
+    first, again = AtOnce(), AtOnce()
 
-    with pytest.raises(LabError, match=r"Unknown metric 'los'.*Did you mean 'loss'"):
-        sweep(tmp_path, executor, metric="los")
+    for executor in (first, again):
+        with pytest.raises(LabError, match=r"Unknown metric 'los'.*Did you mean 'loss'"):
+            sweep(tmp_path, executor, sampler=lambda: Told([{"a": 3}, {"a": 4}]), metric="los")
 
-    assert len(executor.orders) == 1
+    assert (len(first.orders), len(again.orders)) == (1, 0)
+
+
+def test_metric_that_no_point_has_does_not_end_a_grid(tmp_path: Path) -> None:
+    assert len(sweep(tmp_path, AtOnce(), metric="los")) == 6
 
 
 def test_long_parameters_are_refused_before_they_are_run(tmp_path: Path) -> None:

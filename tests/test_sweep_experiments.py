@@ -7,6 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from autoexperiment.errors import UsageError
 from autoexperiment.paths import new_run
 from autoexperiment.sweep import work
 from autoexperiment.sweep.points import Order, Point, Result
@@ -77,3 +80,34 @@ def test_code_of_a_dataset_is_run_once_for_the_plan_and_once_for_each_point(tmp_
 
     assert [result.reason for result in results] == ["", ""]
     assert (tmp_path / "looks").read_text() == "x" * 3
+
+
+SLOW = """
+        import time
+        if Path("looks").read_text() == "x" * SLOW_AT:
+            time.sleep(600)
+        return Table"""
+
+
+@pytest.mark.parametrize("look", [3, 4])  # what an evaluation plans with, and what it scores
+def test_evaluation_counts_towards_the_timeout(tmp_path: Path, look: int) -> None:
+    slow = SLOW.replace("SLOW_AT", str(look))
+    (tmp_path / "counted.py").write_text(COUNTING.replace("\n        return Table", slow))
+    base = {**BASE, "dataset": {"name": "custom", "loader": "counted:Counting"}}
+    made = work.make("experiment", base, root=tmp_path, options={"name": "s", "evaluate": "test"})
+    config = made.resolve({}, None)
+    point = Point(1, 1, {}, None, config, "key")
+    order = Order("experiment", point, str(tmp_path), "outputs/s", timeout_s=6.0, options={"evaluate": "test"})
+
+    result = work.run_point(order, new_run(tmp_path / "outputs" / "s", datetime(2026, 1, 2)))
+
+    assert (result.status, result.metrics) == (RunStatus.TIMED_OUT, {})
+    assert "timeout_s" in result.reason
+
+
+@pytest.mark.parametrize("path", ["name", "description", "output.directory", "output"])
+def test_what_changes_nothing_cannot_be_varied(tmp_path: Path, path: str) -> None:
+    (tmp_path / "rows.csv").write_text(TABLE)
+
+    with pytest.raises(UsageError, match="changes nothing about what is trained"):
+        planned(tmp_path, BASE).resolve({path: "other"}, None)

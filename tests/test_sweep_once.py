@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import threading
@@ -273,3 +274,17 @@ def test_processes_that_ask_for_the_same_points_run_each_once(tmp_path: Path) ->
 
     assert [process.exitcode for process in processes] == [0] * 4
     assert sorted((tmp_path / "begun.txt").read_text().split()) == KEYS
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_disk_that_takes_no_more_is_no_result(tmp_path: Path, machine: Machine, number: int) -> None:
+    machine.answer = lambda order: Result(
+        RunStatus.FAILED, reason=f"The checkpoint can't be written: {os.strerror(number)}."
+    )
+
+    with pytest.raises(OSError, match=os.strerror(number)):
+        run_once(order_in(tmp_path))
+    machine.answer = completed
+
+    assert run_once(order_in(tmp_path)).is_ok
+    assert len(machine.runs) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,16 +122,20 @@ class Echo:
 
 
 def _begun(job: Job) -> str:
-    here = ", ".join(f"{rank} at {job.hosts.places[rank][0]}" for rank in job.ranks)
+    from autoexperiment.ring import listed
+
+    def placed(ranks: Sequence[int]) -> str:
+        return listed([f"{rank} at {job.hosts.places[rank][0]}" for rank in ranks])
+
     others = [rank for rank in range(job.hosts.size) if rank not in job.ranks]
-    awaited = ", ".join(f"{rank} at {job.hosts.places[rank][0]}" for rank in others)
-    waiting = f" It waits for rank {awaited}." if others else ""
-    return f"mlx ring: rank {here}, of {job.hosts.size}. Logs: {job.log_dir}.{waiting}"
+    waiting = f" It waits for rank {placed(others)}." if others else ""
+    return f"mlx ring: rank {placed(job.ranks)}, of {job.hosts.size}. Logs: {job.log_dir}.{waiting}"
 
 
 def _ended(ending: RingEnding, job: Job) -> str:
     if ending.exit_code == 0:
-        return f"mlx ring: {len(ending.members)} of {job.hosts.size} ranks ran here and ended well."
+        doubt = f" {ending.warning}" if ending.warning else ""
+        return f"mlx ring: {len(ending.members)} of {job.hosts.size} ranks ran here and ended well.{doubt}"
     if ending.first_failed is None:
         return f"mlx ring: {ending.reason} Logs: {job.log_dir}"
     return f"mlx ring: rank {ending.first_failed} failed: {ending.reason} Its log: {job.log(ending.first_failed)}"

@@ -102,7 +102,9 @@ def _run(plan: SweepPlan, trackers: tuple[str, ...], *, as_json: bool) -> int:
 
     launch = plan.launch
     printer = Printer(plan, is_silent=as_json)
-    tracking = [make_tracker(name, folder=launch.paths.folder, options={}, say=printer.note) for name in trackers]
+    tracking = [
+        make_tracker(name, folder=launch.paths.folder, options={}, say=printer.note) for name in dict.fromkeys(trackers)
+    ]
     printer.opened(tracking)
     try:
         is_done = launching.run(launch, observer=printer)

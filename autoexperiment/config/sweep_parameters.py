@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from autoexperiment.config.fields import NEEDS, Section, broken, check_json, needs, needs_number
+from autoexperiment.dotpaths import canonical
 
 MOST_VALUES = 10_000
 MOST_LEVELS = 10**15  # of a range: a number of [0, 1) has 2^53 of them
 DOT_PATH = r"^[^.\s]+(?:\.[^.\s]+)*$(?!\n)"
-
-
-def canonical(value: Any) -> str:
-    """A JSON value's identity: 1 and 1.0 are the same, true and 1 and "1" are not."""
-    return json.dumps(_same(value), sort_keys=True)
-
-
-def _same(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, Mapping):
-        return {str(key): _same(item) for key, item in value.items()}
-    return [_same(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def first_repeat(values: Sequence[Any]) -> int | None:

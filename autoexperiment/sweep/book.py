@@ -12,12 +12,19 @@ from types import TracebackType
 from typing import Any
 
 from autoexperiment import journal
-from autoexperiment.errors import Locked, UsageError
+from autoexperiment.errors import HarnessError, Locked, UsageError
 from autoexperiment.files import Lock, lock_holder, read_json, write_json
 from autoexperiment.paths import SweepPaths
 from autoexperiment.sweep.points import Point, Result
 
 OPENED, ASKED, ENDED = "opened", "asked", "ended"
+BOOK = journal.Kind(
+    "book", "sweep", again="mlx sweep run --resume", look="mlx sweep status", anew="start the sweep again",
+    is_private=False,
+)  # fmt: skip
+
+_NEEDED = frozenset({"planned", "slots", "metric", "goal"})
+_ANEW = "What the book says is not lost. To have it written anew: mlx sweep run --resume --config FILE"
 
 Row = dict[str, Any]
 
@@ -76,6 +83,11 @@ class Contents:
             self.ended[record["key"]] = Ended(**words, params=dict(record["params"]), result=result)
 
     @property
+    def asked(self) -> list[dict[str, Any]]:
+        """The trials that an adaptive sampler proposed."""
+        return [event for event in self.events if not isinstance(event, str)]
+
+    @property
     def rows(self) -> list[Row]:
         """By trial, then seed, then rung."""
         ordered = sorted(self.ended.values(), key=lambda point: (point.rung, point.trial, point.number))
@@ -89,15 +101,28 @@ def read(paths: SweepPaths) -> Contents:
             f"There is no sweep in {paths.folder}: it has no {paths.book.name}. Start one: mlx sweep run --config FILE"
         )
     contents = Contents()
-    for record in journal.read(paths.book):
+    for record in journal.read(paths.book, kind=BOOK):
         contents.take(record)
     return contents
 
 
 def definition(paths: SweepPaths) -> dict[str, Any]:
-    """What the sweep was last asked to run. Raises: OSError, LabError: it is not there, or not readable."""
-    value: dict[str, Any] = read_json(paths.definition)
+    """What the sweep was last asked to run. Raises: HarnessError: it is not there, or not readable."""
+    try:
+        value = read_json(paths.definition)
+    except UsageError as error:
+        raise HarnessError(f"{error} {_ANEW}") from error
+    if not isinstance(value, dict) or not value.keys() >= _NEEDED:
+        raise HarnessError(f"{paths.definition} is damaged: it does not say what was to be run. {_ANEW}")
     return value
+
+
+def going_on(paths: SweepPaths) -> Locked:
+    """The error of who wants to run a sweep that another process runs."""
+    return Locked(
+        f"The sweep in {paths.folder} is going on in process {lock_holder(paths.lock)}. Wait for its end, or give this one "
+        "another name."
+    )
 
 
 def _pairs(params: Mapping[str, Any]) -> list[list[Any]]:
@@ -114,16 +139,14 @@ class Book:
     @classmethod
     def open(cls, paths: SweepPaths) -> Book:
         """Raises: Locked: the sweep is going on in another process. LedgerCorrupt. LabError."""
+        paths.folder.mkdir(parents=True, exist_ok=True)  # before the lock, which would make it private
         lock = Lock(paths.lock)
         try:
             lock.acquire()
         except Locked:
-            raise Locked(
-                f"The sweep in {paths.folder} is going on in process {lock_holder(paths.lock)}. Wait for its end, or give "
-                "this one another name."
-            ) from None
+            raise going_on(paths) from None
         try:
-            opened, records = journal.Journal.open(paths.book, again="mlx sweep run --resume")
+            opened, records = journal.Journal.open(paths.book, kind=BOOK)
         except BaseException:
             lock.release()
             raise
@@ -134,8 +157,12 @@ class Book:
 
     def begin(self, paths: SweepPaths, wanted: Mapping[str, Any], *, base: str) -> None:
         """Write down what is to be run from now on. `base`: identity of what all points start from."""
-        write_json(paths.definition, wanted)
+        self.define(paths, wanted)
         self._append({"kind": OPENED, "base": base})
+
+    def define(self, paths: SweepPaths, wanted: Mapping[str, Any]) -> None:
+        """Write down what is to be run, or when it has been run, what that was."""
+        write_json(paths.definition, wanted)
 
     def ask(self, params: Mapping[str, Any]) -> None:
         """Write down what an adaptive sampler proposed, before it is run."""

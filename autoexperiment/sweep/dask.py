@@ -172,7 +172,7 @@ class DaskExecutor:
             if is_lost or (fit - sent.workers and not self._has_begun(key)):
                 self._sent.pop(key).future.release()
                 self._losses[key] += is_lost
-        if not fit or self._is_stopping or self._client.status != "running":
+        if not fit or self._client.status != "running":
             return
         for key in [key for key in self._orders if key not in self._sent]:
             future = self._client.submit(

@@ -166,12 +166,15 @@ class Engine:
         self._open: list[_Trial] = []
         self._stops: Counter[str] = Counter()
         self._asked = 0
+        self.begun: dict[str, int] = {}  # the rung of each point that is wanted, by key
 
     def run(self) -> bool:
         """Run what is left; False: a signal stopped it.
 
         Raises: what kept a point from being run or recorded; all other points were ended first, and nothing is lost.
         """
+        for ended in self.book.contents.ended.values():
+            self._check_metric(ended)
         try:
             trials = self._all_trials()
             for rung in range(1, len(self.job.rungs)):
@@ -217,7 +220,7 @@ class Engine:
         self.observer.note(
             "The sampler would choose otherwise than it did; it goes on from the results that are there."
         )
-        self._known, self._queue, self._open, self._asked = {}, {}, [], 0
+        self._known, self._queue, self._open, self._asked, self.begun = {}, {}, [], 0, {}
         before = _Before(self.book.contents.events)
         self.sampler = before
         trials = self._went_through()
@@ -281,6 +284,7 @@ class Engine:
         points = self.job.points(number, params, rung=rung)
         trial = _Trial(index, number, params, tuple(point.key for point in points))
         for point in points:
+            self.begun[point.key] = rung
             if point.key not in self._known and point.key not in self._running:
                 self._queue.setdefault(point.key, point)
         self._open.append(trial)
@@ -327,9 +331,16 @@ class Engine:
         self.observer.begun(point)
 
     def _take(self, point: Point, result: Result | OSError) -> None:
-        """Write down how a point ended, unless it was stopped. Raises: OSError: the machine kept it from being run."""
+        """Write down how a point ended, unless it was stopped.
+
+        Raises: LabError: the machine kept it from being run, and would do the same to others.
+        """
         if isinstance(result, OSError):
-            raise result
+            place = f" ({result.filename})" if result.filename else ""
+            raise LabError(
+                f"Point {point.number} could not be run: {result.strerror or result}{place}. Nothing that was recorded is "
+                "lost. Mend that, and go on: --resume"
+            ) from result
         if result.status is RunStatus.INTERRUPTED:
             if self.signals.received:
                 return
@@ -351,12 +362,13 @@ class Engine:
         self._close_trials()
 
     def _check_metric(self, ended: Ended) -> None:
-        """Raises: LabError: a point has no metric of the name that the sweep goes by, so that no other has one."""
+        """Raises: LabError: a point lacks the metric that the sampler or halving goes by, so that no other has it."""
         metrics = ended.result.metrics
-        if self.job.metric and ended.result.is_ok and self.job.metric not in metrics:
+        needs_it = self.sampler.is_adaptive or self.job.rungs
+        if needs_it and ended.result.is_ok and self.job.metric not in metrics:
             raise LabError(
                 f"{unknown('metric', self.job.metric, metrics, where=f'point {ended.number}')} The sweep goes by it, so it "
-                "ends here. Name another one, and go on: --resume"
+                "ends here. Name another one with 'metric', and go on: --resume"
             )
 
     def _drain(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autoexperiment import dotpaths, evaluations, planning, runner, snapshot
 from autoexperiment.clocks import duration
-from autoexperiment.errors import LabError, UsageError, unknown
+from autoexperiment.errors import LabError, TookTooLong, UsageError, unknown
 from autoexperiment.files import Lock, dump_json
 from autoexperiment.paths import RunPaths
 from autoexperiment.run import Run
@@ -43,8 +43,14 @@ class ExperimentWork:
     options: Mapping[str, Any]
     _looks: dict[str, tuple[Facts | None, list[str]]] = field(default_factory=dict)
     _contents: dict[Path, str] = field(default_factory=dict)
+    _paces: list[_Pace | None] = field(default_factory=list)
 
     def resolve(self, params: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
+        for path in (*params, *self.seed_paths):
+            if path.partition(".")[0] in NOT_IDENTITY:
+                raise UsageError(
+                    f"{path!r} changes nothing about what is trained, so it can't be varied. Leave it out."
+                )
         from autoexperiment.config import ConfigLoader
 
         seeds = {} if seed is None else dict.fromkeys(self.seed_paths, seed)
@@ -85,15 +91,36 @@ class ExperimentWork:
         return self._contents[file]
 
     def expected_s(self, config: Mapping[str, Any]) -> float | None:
-        """By one epoch of it, trained in a folder that is thrown away; None when that takes longer than PROBE_S."""
-        epochs = int(config["training"]["epochs"])
-        with tempfile.TemporaryDirectory(prefix="autoexperiment-") as name:
-            short = dotpaths.replaced(config, {"training.epochs": 1, "output.save_checkpoints": False})
-            clock = _Clock()
-            record = _train_once(short, self.root, RunPaths(Path(name)), clock)
-        if record.outcome is not Outcome.OK:
-            return None
-        return float(record.ending["wall_s"]) + (epochs - 1) * clock.epoch_s
+        """By start-up and one epoch of the first that is asked about, which is trained in a folder that is thrown away;
+        of others by their epochs and rows. None when that takes longer than PROBE_S."""
+        if not self._paces:
+            self._paces.append(_pace(config, self.root))
+        pace = self._paces[0]
+        return None if pace is None else pace.start_s + pace.row_s * _rows(config)
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """What a training takes: start-up, and each row in each epoch."""
+
+    start_s: float
+    row_s: float
+
+
+def _rows(config: Mapping[str, Any]) -> float:
+    """How many rows a training goes through; of data that are not made here, in units of all of them."""
+    made = config["dataset"]["params"].get("n_samples")
+    return float(config["training"]["epochs"]) * (made if isinstance(made, int) else 1)
+
+
+def _pace(config: Mapping[str, Any], root: Path) -> _Pace | None:
+    with tempfile.TemporaryDirectory(prefix="autoexperiment-") as name:
+        short = dotpaths.replaced(config, {"training.epochs": 1, "output.save_checkpoints": False})
+        clock = _Clock()
+        record = _train_once(short, root, RunPaths(Path(name)), clock)
+    if record.outcome is not Outcome.OK:
+        return None
+    return _Pace(float(record.ending["wall_s"]) - clock.epoch_s, clock.epoch_s / _rows(short))
 
 
 @dataclass
@@ -153,23 +180,38 @@ def perform(order: Order, run: RunPaths, *, signals: Signals | None) -> Result:
 
 
 def _train(plan: planning.PlacedConfig, run: RunPaths, order: Order, signals: Signals) -> Result:
-    limit = order.timeout_s
+    began, limit = time.monotonic(), order.timeout_s
     record, summary = runner.train(plan, run, signals=signals, threads=order.threads, timeout_s=limit)
     status = RunStatus(summary["status"])
-    metrics: dict[str, float | None] = {k: v for k, v in (summary["final_metrics"] or {}).items() if k != "epoch"}
-    metrics = {**metrics, **record.metrics} if status is RunStatus.COMPLETED else {}
-    trust = {name: str(level) for name, level in record.trust.items() if name in metrics}
-    part = order.options.get("evaluate")
-    if status is RunStatus.COMPLETED and part:
-        try:
-            found = evaluations.run_evaluation(run.folder, split=part, signals=signals)
-        except LabError as error:
-            return Result(RunStatus.FAILED, reason=str(error))
-        except KeyboardInterrupt:
-            return Result(RunStatus.INTERRUPTED, reason="Its evaluation was stopped.")
-        scores = {f"{part}_{name}": value for name, value in found["metrics"].items() if not isinstance(value, list)}
-        metrics, trust = {**metrics, **scores}, {**trust, **dict.fromkeys(scores, found["trust"])}
-    reason = summary.get("reason", "")
     if status is RunStatus.TIMED_OUT and limit:
-        reason = f"It took longer than {duration(limit)}, which timeout_s allows."
-    return Result(status, metrics, trust, reason)
+        return _too_long(limit)
+    if status is not RunStatus.COMPLETED:
+        return Result(status, reason=summary["reason"])
+    final = {name: value for name, value in summary["final_metrics"].items() if name != "epoch"}
+    result = Result(status, {**final, **record.metrics}, {name: str(level) for name, level in record.trust.items()})
+    part = order.options.get("evaluate")
+    left = limit - (time.monotonic() - began) if limit else None
+    return _evaluated(result, run, part, signals=signals, left_s=left, limit=limit) if part else result
+
+
+def _too_long(limit: float) -> Result:
+    return Result(RunStatus.TIMED_OUT, reason=f"It took longer than {duration(limit)}, which timeout_s allows.")
+
+
+def _evaluated(
+    result: Result, run: RunPaths, part: str, *, signals: Signals, left_s: float | None, limit: float | None
+) -> Result:
+    """The result with the metrics of one part of the data, which another process computes from the checkpoint."""
+    try:
+        if left_s is not None and left_s <= 0:
+            raise TookTooLong
+        found = evaluations.run_evaluation(run.folder, split=part, signals=signals, timeout_s=left_s)
+    except TookTooLong:
+        return _too_long(limit or 0.0)
+    except LabError as error:
+        return Result(RunStatus.FAILED, reason=str(error))
+    except KeyboardInterrupt:
+        return Result(RunStatus.INTERRUPTED, reason="Its evaluation was stopped.")
+    scores = {f"{part}_{name}": value for name, value in found["metrics"].items() if not isinstance(value, list)}
+    trust = {**result.trust, **dict.fromkeys(scores, found["trust"])}
+    return replace(result, metrics={**result.metrics, **scores}, trust=trust)

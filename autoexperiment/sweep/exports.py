@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,18 +30,20 @@ FACTS: dict[str, type] = {**BEFORE, **BETWEEN, **AFTER}
 REASON_LIMIT = 1000
 TRUST = "trust."
 # What a spreadsheet takes for the start of a formula (OWASP, "CSV Injection"), the wide forms of East Asian keyboards too.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 GUARD = "'"
+ACTIVE = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of what a terminal or an editor acts upon
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
     """UTF-8, commas, one line end `\\n` a row. Text that a spreadsheet would calculate has `'` before it.
 
-    Lists are JSON text, true and false are written so, and floats with all digits that they need.
+    Control characters but tab and line end, and those that turn the direction of writing, are escaped as in JSON. Lists are
+    JSON text, true and false are written so, and floats with all digits that they need.
     Raises: HarnessError: the file can't be written; what was there stays.
     """
     columns = tabulate(rows)
-    table = [map(_guarded, (column.name for column in columns))]
+    table = [map(_cell, (column.name for column in columns))]
     table += [map(_cell, values) for values in zip(*(column.values for column in columns), strict=True)]
     _write(path, "".join(",".join(map(_quoted, row)) + "\n" for row in table).encode())
 
@@ -128,15 +131,27 @@ def _json(value: Any) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, str):
-        return _guarded(value)
+        return _guarded(_escaped(value))
     if isinstance(value, bool | list | dict):
-        return _json(value)
+        return _escaped(_json(value))
     return "" if value is None else repr(value)
 
 
+def _escaped(text: str) -> str:
+    """Text that does nothing to whoever prints it, and differs where the texts differed."""
+    if text.isprintable():
+        return text
+    return "".join(_escape(c) if c not in "\t\n" and unicodedata.category(c) in ACTIVE else c for c in text)
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
 def _quoted(text: str) -> str:
-    """As RFC 4180 has it. The csv module of Python 3.11 leaves a lone carriage return without quotes."""
-    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
+    """As RFC 4180 has it."""
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
 
 
 def _guarded(text: str) -> str:

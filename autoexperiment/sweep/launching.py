@@ -9,9 +9,11 @@ from typing import Any
 
 from autoexperiment import machine
 from autoexperiment.errors import LabError, Refused, UsageError, unknown
+from autoexperiment.files import lock_holder
 from autoexperiment.paths import SweepPaths
 from autoexperiment.supervisor import Signals
-from autoexperiment.sweep.book import Book
+from autoexperiment.sweep import tallies
+from autoexperiment.sweep.book import Book, Contents, going_on, read
 from autoexperiment.sweep.engine import Engine, Job, Observer, Quiet
 from autoexperiment.sweep.points import key_of
 from autoexperiment.sweep.pool import Executor, LocalExecutor
@@ -41,8 +43,8 @@ class Where:
             raise UsageError(unknown("executor", self.executor, EXECUTORS))
         if (self.executor == DASK) != bool(self.address):
             raise UsageError(
-                "executor 'dask' and the address of its scheduler go together. For example: --executor dask --address "
-                "tcp://10.0.0.1:8786"
+                "executor 'dask' and the address of its scheduler go together. Type: --dask tcp://10.0.0.1:8786, or in "
+                "Python: executor='dask', address='tcp://10.0.0.1:8786'"
             )
         if self.max_parallel is not None and self.max_parallel < 1:
             raise UsageError(f"max_parallel is {self.max_parallel}. Allowed: 1 or more.")
@@ -92,27 +94,49 @@ class Launch:
         return base_key(self.job.work, self.definition["base"])
 
 
-def run(launch: Launch, *, observer: Observer | None = None, signals: Signals | None = None) -> bool:
+def run(
+    launch: Launch,
+    *,
+    observer: Observer | None = None,
+    signals: Signals | None = None,
+    opened: Callable[[], None] | None = None,
+) -> bool:
     """Run what is left of a sweep; False: Ctrl-C, or another signal, stopped it.
 
-    Args: signals: those that the caller watches already.
+    Args:
+        signals: those that the caller watches already.
+        opened: called when nothing stands against it any more, before the first point is run.
     Raises: Refused: there are results of another sweep, or of this one and `is_resumed` is false. Locked. LabError.
     """
     observer = observer or Quiet()
     with (signals or Signals()).watched() as signals, Book.open(launch.paths) as book:
-        _check(launch, book)
+        check(launch, book.contents)
         slots = launch.where.slots(is_clocked=launch.job.work.is_clocked)
-        book.begin(launch.paths, {**launch.definition, "slots": slots}, base=launch.base)
+        wanted = {**launch.definition, "slots": slots}
+        book.begin(launch.paths, wanted, base=launch.base)
         launch.paths.stop_request.unlink(missing_ok=True)
         executor = _executor(launch, signals, observer)
         try:
+            if opened:
+                opened()
             engine = Engine(
                 launch.job, new_sampler=launch.new_sampler, book=book, executor=executor, signals=signals,
                 observer=observer,
             )  # fmt: skip
-            return engine.run()
+            is_done = engine.run()
         finally:
             executor.close()
+        if is_done:
+            done = tallies.run(launch.job, engine.begun, book.contents.ended)
+            book.define(launch.paths, {**wanted, **done.to_json([rung.resource for rung in launch.job.rungs])})
+        return is_done
+
+
+def contents(paths: SweepPaths) -> Contents:
+    """What the book of a sweep says that may be there already. Raises: Locked: another process runs it just now."""
+    if lock_holder(paths.lock) is not None:
+        raise going_on(paths)
+    return read(paths) if paths.book.exists() else Contents()
 
 
 def base_key(work: Work, base: Mapping[str, Any]) -> str:
@@ -124,8 +148,8 @@ def base_key(work: Work, base: Mapping[str, Any]) -> str:
     return key_of(work.kind, whole)
 
 
-def _check(launch: Launch, book: Book) -> None:
-    known = book.contents
+def check(launch: Launch, known: Contents) -> None:
+    """Raises: Refused: the book has results that these can't go with, or that nobody asked to go on with."""
     folder = launch.paths.folder
     if known.ended and not launch.is_resumed:
         raise Refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from autoexperiment import failpoint
 from autoexperiment.errors import LabError, Locked
 from autoexperiment.files import Lock, dump_json, load_json, read_plain
-from autoexperiment.paths import SweepPaths, new_run
+from autoexperiment.paths import RunPaths, SweepPaths, new_run
 from autoexperiment.supervisor import Signals
 from autoexperiment.sweep import work
 from autoexperiment.sweep.points import Order, Result
@@ -19,6 +20,7 @@ from autoexperiment.vocabulary import RunStatus
 
 RESULT_BYTES = 10_000_000
 LOOK_S = 0.5
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def run_once(order: Order, *, signals: Signals | None = None, retried: str | None = None) -> Result:
@@ -72,6 +74,7 @@ def _run(order: Order, paths: SweepPaths, signals: Signals | None) -> Result:
         found = work.run_point(order, run, signals=signals)
     except LabError as error:
         found = Result(RunStatus.FAILED, reason=str(error))
+    _refuse_fault_of_disk(found, run)
     place = os.path.relpath(run.folder, order.root)
     result = replace(found, run_dir=place, seconds=time.monotonic() - began).sound()
     failpoint.reach("sweep.point_ended")
@@ -79,6 +82,14 @@ def _run(order: Order, paths: SweepPaths, signals: Signals | None) -> Result:
         _leave(paths.result(order.point.key), result)
         failpoint.reach("sweep.result_left")
     return result
+
+
+def _refuse_fault_of_disk(found: Result, run: RunPaths) -> None:
+    """Raises: OSError: a point failed because its disk is full or may not be written, as the next one would."""
+    if found.status is RunStatus.FAILED:
+        for number in DISK_FAULTS:
+            if os.strerror(number) in found.reason:
+                raise OSError(number, os.strerror(number), str(run.folder))
 
 
 def _leave(path: Path, result: Result) -> None:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoexperiment.errors import LabError, UsageError
+from autoexperiment.failure import clean
 from autoexperiment.goals import known_goal
-from autoexperiment.paths import OutputPaths
-from autoexperiment.sweep import book, halving, launching, samplers, work
+from autoexperiment.paths import OutputPaths, SweepPaths
+from autoexperiment.sweep import halving, launching, samplers, tallies, work
+from autoexperiment.sweep.book import Contents
 from autoexperiment.sweep.engine import Job
 from autoexperiment.sweep.halving import Rung
 from autoexperiment.sweep.launching import Launch, Where
 from autoexperiment.sweep.points import Point
 from autoexperiment.sweep.space import Space
+from autoexperiment.sweep.tallies import Tally
 from autoexperiment.vocabulary import Goal
 
 if TYPE_CHECKING:
     from autoexperiment.config.sweep_document import SweepConfig
 
 MOST_FAULTS = 10
+LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -30,25 +34,37 @@ class SweepPlan:
     """A sweep that was checked.
 
     Attributes:
-        trials: how many there are at most. `points`: how many processes in all, at most.
-        first: the first point; what it takes stands for the others.
-        left: points that are still to be run.
+        trials: how many there are at most.
+        listed: the points that are known beforehand, each once; where a sampler learns from results, those that it
+            has asked for, and its first.
+        tally: how many there are in all, at most, and how many are still to be run.
+        repeats: points that are left out, the same as others in all that decides what comes out.
     """
 
     config: SweepConfig
     launch: Launch
     trials: int
-    points: int
-    first: Point
-    left: int
+    listed: tuple[Point, ...]
+    tally: Tally
+    repeats: int
 
+    @property
+    def first(self) -> Point:
+        return self.listed[0]
 
-@dataclass(frozen=True)
-class Estimate:
-    """How long a sweep takes. `seconds`: None where that can't be told; `basis`: what it was told by."""
+    @property
+    def points(self) -> int:
+        """How many processes there are in all, at most."""
+        return sum(self.tally.planned)
 
-    seconds: float | None
-    basis: str
+    @property
+    def left(self) -> int:
+        return sum(self.tally.left)
+
+    @property
+    def slots(self) -> int:
+        """How many points run side by side."""
+        return self.launch.where.slots(is_clocked=self.launch.job.work.is_clocked)
 
 
 def make_plan(
@@ -57,31 +73,42 @@ def make_plan(
     """Look at everything that running a sweep needs; nothing is written, and nothing is run.
 
     Args: where: its `max_parallel` takes the place of the file's.
-    Raises: LabError: with what is wrong, for up to 10 points.
+    Raises: LabError: with what is wrong, for up to 10 points. Refused, Locked: as `launching.run`.
     """
     where = where or Where()
     where = Where(where.executor, where.address, where.max_parallel or config.max_parallel)
     doing = work.make(config.kind, config.base, root=root, options=_options(config))
     metric, goal = _metric(config, doing.metric)
-    rungs = _rungs(config)
+    folder = OutputPaths(Path(config.output)).experiment(config.name)
+    known = launching.contents(SweepPaths(root / folder))
+    sampler = _sampler(config, goal)
+    asked = _asked(sampler, known)
+    total = max(sampler.total, len(known.asked)) if sampler.is_adaptive else len(asked)
     job = Job(
-        doing, root, str(OutputPaths(Path(config.output)).experiment(config.name)), seeds=config.replicates,
-        metric=metric, goal=goal, rungs=rungs, resource=config.halving.resource if config.halving else "",
-        timeout_s=config.timeout_s, threads=launching.blas_threads(where.slots(is_clocked=doing.is_clocked)),
-        retries_failed=retries_failed,
+        doing, root, str(folder), seeds=config.replicates, metric=metric, goal=goal, rungs=_rungs(config, total),
+        resource=config.halving.resource if config.halving else "", timeout_s=config.timeout_s,
+        threads=launching.blas_threads(where.slots(is_clocked=doing.is_clocked)), retries_failed=retries_failed,
     )  # fmt: skip
-    points = _checked(config, job)
-    keys = dict.fromkeys(point.key for point in points)
-    planned = _planned(config, job, len(keys))
-    launch = Launch(job, _definition(config, metric, goal, planned), lambda: _sampler(config, goal), where, is_resumed)
-    return SweepPlan(config, launch, config.trials, planned, points[0], planned - _known(launch, keys))
+    points = _checked(job, asked)
+    listed = _distinct(points)
+    tally = tallies.planned(job, listed, known.ended, trials=total if sampler.is_adaptive else None)
+    new_sampler = partial(_sampler, config, goal) if sampler.is_adaptive else partial(samplers.ListedSampler, asked)
+    launch = Launch(job, _definition(config, job, tally), new_sampler, where, is_resumed)
+    launching.check(launch, known)
+    repeats = len([point for point in points if not point.rung]) - len([point for point in listed if not point.rung])
+    return SweepPlan(config, launch, total, listed, tally, repeats)
 
 
 def _options(config: SweepConfig) -> dict[str, Any]:
     """What the kind of work is told besides its base."""
     if config.kind == "experiment":
+        if config.options:
+            raise UsageError(
+                f"'options' is {config.options}, and experiments have none. Leave it out; 'evaluate', 'output' and "
+                "'seed_paths' are fields of their own."
+            )
         own = {"name": config.name, "directory": config.output, "evaluate": config.evaluate}
-        return {**config.options, **own, "seed_paths": config.seed_paths}
+        return {**own, "seed_paths": config.seed_paths}
     if config.seed_paths and (config.kind == "gpt" or len(config.seed_paths) > 1):
         raise UsageError(
             f"'seed_paths' of {config.kind} is {config.seed_paths}. Allowed: one path for a workflow, none for gpt, whose "
@@ -98,11 +125,11 @@ def _metric(config: SweepConfig, usual: str) -> tuple[str, Goal]:
     return metric, config.direction or known_goal(metric) or Goal.MINIMIZE
 
 
-def _rungs(config: SweepConfig) -> tuple[Rung, ...]:
+def _rungs(config: SweepConfig, trials: int) -> tuple[Rung, ...]:
     if config.halving is None:
         return ()
     least, most = config.halving.bounds
-    return halving.rungs(least, most, factor=config.halving.factor, trials=config.trials)
+    return halving.rungs(least, most, factor=config.halving.factor, trials=trials)
 
 
 def _sampler(config: SweepConfig, goal: Goal) -> samplers.Sampler:
@@ -110,18 +137,21 @@ def _sampler(config: SweepConfig, goal: Goal) -> samplers.Sampler:
     return samplers.make_sampler(chosen.name, space, trials=chosen.trials, seed=chosen.seed, goal=goal)
 
 
-def _asked(config: SweepConfig, job: Job) -> Iterator[Mapping[str, Any]]:
-    """The trials that can be known beforehand: of a sampler that learns from results, the first."""
-    sampler = _sampler(config, job.goal)
+def _asked(sampler: samplers.Sampler, known: Contents) -> list[samplers.Params]:
+    """The trials that are known beforehand: all of them, or of a sampler that learns, its first and what it asked for."""
+    if sampler.is_adaptive:
+        first = sampler.ask()
+        return known.asked if first is None or first in known.asked else [*known.asked, first]
+    asked = []
     while (params := sampler.ask()) is not None:
-        yield params
-        if sampler.is_adaptive:
-            return
+        asked.append(params)
+    return asked
 
 
-def _checked(config: SweepConfig, job: Job) -> list[Point]:
+def _checked(job: Job, asked: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """The points of these trials, on every rung. Raises: LabError: some of them are not sound."""
     points, faults = [], []
-    for number, params in enumerate(_asked(config, job), start=1):
+    for number, params in enumerate(asked, start=1):
         for rung in range(len(job.rungs) or 1):
             try:
                 points += job.points(number, params, rung=rung)
@@ -135,39 +165,18 @@ def _checked(config: SweepConfig, job: Job) -> list[Point]:
     return points
 
 
+def _distinct(points: Sequence[Point]) -> tuple[Point, ...]:
+    found: dict[str, Point] = {}
+    for point in points:
+        found.setdefault(point.key, point)
+    return tuple(found.values())
+
+
 def _shown(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path}={value}" for path, value in params.items())[:200] or "the base itself"
+    words = ", ".join(f"{path}={value}" for path, value in params.items())
+    return clean(words, LONGEST_SHOWN) or "the base itself"
 
 
-def _planned(config: SweepConfig, job: Job, distinct: int) -> int:
-    if job.rungs:
-        return halving.point_count(job.rungs, len(job.seeds))
-    is_adaptive = config.sampler.name in ("tpe", "cmaes")
-    return config.trials * len(job.seeds) if is_adaptive else distinct
-
-
-def _definition(config: SweepConfig, metric: str, goal: Goal, planned: int) -> dict[str, Any]:
-    return {**config.to_json(), "metric": metric, "goal": str(goal) if metric else "", "planned": planned}
-
-
-def _known(launch: Launch, keys: Mapping[str, None]) -> int:
-    """How many of these points the book has; of trials that are not known yet, how many it has in all."""
-    if not launch.paths.book.exists():
-        return 0
-    ended = book.read(launch.paths).ended
-    fine = [key for key, point in ended.items() if point.result.is_ok or not launch.job.retries_failed]
-    is_all = len(keys) == launch.definition["planned"]
-    return len([key for key in fine if key in keys]) if is_all else len(fine)
-
-
-def estimate(plan: SweepPlan) -> Estimate:
-    """How long what is left takes: by points that have ended, else by what the kind of work expects of the first."""
-    launch = plan.launch
-    slots = launch.where.slots(is_clocked=launch.job.work.is_clocked)
-    if launch.paths.book.exists() and (ended := book.read(launch.paths).ended):
-        each = statistics.median(point.result.seconds for point in ended.values())
-        return Estimate(plan.left * each / slots, "the points that have ended")
-    each_expected = launch.job.work.expected_s(plan.first.config)
-    if each_expected is None:
-        return Estimate(None, "it is told once a point has ended")
-    return Estimate(plan.left * each_expected / slots, "the first point")
+def _definition(config: SweepConfig, job: Job, tally: Tally) -> dict[str, Any]:
+    going_by = {"metric": job.metric, "goal": str(job.goal) if job.metric else ""}
+    return {**config.to_json(), **going_by, **tally.to_json([rung.resource for rung in job.rungs])}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from autoexperiment.dotpaths import canonical
 from autoexperiment.failure import clean
 from autoexperiment.vocabulary import RunStatus
 
@@ -23,8 +24,7 @@ def key_of(kind: str, identity: Mapping[str, Any]) -> str:
 
     Raises: ValueError: a value is not JSON, or is NaN or infinite.
     """
-    text = json.dumps([kind, identity], sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+    return hashlib.sha256(canonical([kind, identity]).encode()).hexdigest()[:KEY_DIGITS]
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoexperiment.errors import LabError
+from autoexperiment.config.sweep_loader import load_sweep_dict
+from autoexperiment.errors import LabError, UsageError
 from autoexperiment.files import read_json
-from autoexperiment.paths import OutputPaths, RunPaths, find_root
+from autoexperiment.paths import RunPaths, find_root
 from autoexperiment.supervisor import Signals
-from autoexperiment.sweep import book, launching, work
+from autoexperiment.sweep import book, launching, plans, work
 from autoexperiment.sweep.book import Ended, Row
-from autoexperiment.sweep.engine import Job, Quiet
-from autoexperiment.sweep.launching import Launch, Where
+from autoexperiment.sweep.engine import Quiet
+from autoexperiment.sweep.launching import Where
+from autoexperiment.sweep.plans import SweepPlan
 from autoexperiment.sweep.points import Point
-from autoexperiment.sweep.samplers import GridSampler
-from autoexperiment.sweep.space import Space, Values
+from autoexperiment.sweep.space import Space
+from autoexperiment.workflow import atoms, loading
 from autoexperiment.workflow.state import Status, StepState, WorkflowState
 
 if TYPE_CHECKING:
     from autoexperiment.workflow.steps import Workflow
-
-OUTPUTS = "outputs"
 
 
 class SweepStates(list[WorkflowState]):
@@ -62,7 +62,7 @@ async def run_sweep(
     max_parallel: int | None = None,
     executor: str = "local",
     address: str = "",
-    seeds: Sequence[int] | None = None,
+    seeds: Sequence[int] | int | None = None,
     seed_path: str = "",
     name: str = "",
     timeout_s: float | None = None,
@@ -81,55 +81,66 @@ async def run_sweep(
         input_atoms: what the workflow is given from outside, by name: JSON values, or `pathlib.Path`.
         max_parallel: points side by side; None: as many as there are cores, one on a GPU.
         executor: "local", or "dask" with the `address` of a scheduler.
-        seeds: each point is run once with each; `seed_path`: where in the configuration they go.
-        name: the folder of the sweep below `outputs`; "": made of the workflow's name and the base.
+        seeds: each point is run once with each, n for 1 to n; `seed_path`: where in the configuration they go.
+        name: of the sweep: its folder below `outputs`; "": made of the workflow's name and the base.
         timeout_s: of each point.
         retry_failed: run points again that failed before.
         root: the workspace; None: the top of the git working tree around the current folder, else that folder.
         on_progress: called with a line for each point that ends.
-    Returns: the states of the points that finished; `failed` of it holds the others.
+    Returns: the states of the points that finished; `failed` of it holds the others. Combinations that differ in what
+        decides nothing (a label) are one point, and one state.
     Raises: LabError: a path leads nowhere, a configuration is not sound: nothing was run.
     """
     root = root or find_root(Path.cwd())
-    options = {
-        "workflow": workflow, "input_atoms": dict(input_atoms or {}), "user": user, "seed_path": seed_path
-    }  # fmt: skip
     base = _plain(base_config)
-    doing = work.make("workflow", base, root=root, options=options)
-    name = name or f"{workflow.name}-{launching.base_key(doing, base)[:8]}"
-    folder = str(OutputPaths(Path(OUTPUTS)).experiment(name))
-    where = Where(executor, address, max_parallel)
-    slots = where.slots(is_clocked=doing.is_clocked)
-    job = Job(
-        doing, root, folder, seeds=tuple(seeds) if seeds else (None,), timeout_s=timeout_s,
-        threads=launching.blas_threads(slots), retries_failed=retry_failed,
+    options = {"input_atoms": atoms.encoded(dict(input_atoms or {})), "user": user}
+    wanted = {
+        "name": name or _usual_name(workflow, base, {**options, "seed_path": seed_path}, root),
+        "work": f"workflow:{loading.reference_of(workflow)}",
+        "base": base,
+        "parameters": {path: {"values": _values(path, values)} for path, values in param_grid.items()},
+        "seeds": _json(seeds),
+        "seed_paths": [seed_path] if seed_path else None,
+        "timeout_s": timeout_s,
+        "options": options,
+    }
+    plan = plans.make_plan(
+        load_sweep_dict(wanted), root=root, where=Where(executor, address, max_parallel), is_resumed=True,
+        retries_failed=retry_failed,
     )  # fmt: skip
-    points = _points(job, param_grid)
-    definition: dict[str, Any] = {
-        "name": name, "work": "workflow", "base": base, "parameters": {k: list(v) for k, v in param_grid.items()},
-        "seeds": list(seeds or []), "metric": "", "goal": "", "planned": len({point.key for point in points}),
-    }  # fmt: skip
-    launch = Launch(job, definition, lambda: GridSampler(_space(param_grid)), where, is_resumed=True)
-    observer = _Told(on_progress, definition["planned"]) if on_progress else Quiet()
-    await _in_thread(lambda signals: launching.run(launch, observer=observer, signals=signals))
-    return _states(launch, points, workflow)
+    observer = _Told(on_progress, plan.points) if on_progress else Quiet()
+    await _in_thread(lambda signals: launching.run(plan.launch, observer=observer, signals=signals))
+    return _states(plan, workflow)
+
+
+def _usual_name(workflow: Workflow, base: Mapping[str, Any], options: Mapping[str, Any], root: Path) -> str:
+    """A sweep's folder: the same for the same workflow, base and atoms."""
+    doing = work.make("workflow", base, root=root, options={**options, "workflow": workflow})
+    return f"{workflow.name}-{launching.base_key(doing, base)[:8]}"
 
 
 def _plain(config: Any) -> dict[str, Any]:
     """A configuration as JSON values by step."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return dataclasses.asdict(config)
-    return dict(config)
+    is_object = dataclasses.is_dataclass(config) and not isinstance(config, type)
+    plain: dict[str, Any] = _json(dataclasses.asdict(config) if is_object else dict(config))
+    return plain
 
 
-def _space(grid: Mapping[str, Sequence[Any]]) -> Space:
-    return Space({path: Values(tuple(values)) for path, values in grid.items()})
+def _json(value: Any) -> Any:
+    """NumPy's numbers, bools and arrays as plain ones, tuples as lists; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _points(job: Job, grid: Mapping[str, Sequence[Any]]) -> list[Point]:
-    """All points of a grid. Raises: LabError: one of them is not sound."""
-    space = _space(grid)
-    return [point for index in range(space.size or 0) for point in job.points(index + 1, space.at(index))]
+def _values(path: str, values: Any) -> list[Any]:
+    """Raises: UsageError: these are no values to go through one by one."""
+    plain = _json(values)
+    if not isinstance(plain, list):
+        raise UsageError(f"The values of {path!r} are {values!r}. Allowed: a list of values. For example: [0.1, 0.01]")
+    return plain
 
 
 async def _in_thread(act: Callable[[Signals], bool]) -> None:
@@ -144,12 +155,19 @@ async def _in_thread(act: Callable[[Signals], bool]) -> None:
         raise
 
 
-def _states(launch: Launch, points: Sequence[Point], workflow: Workflow) -> SweepStates:
-    ended = book.read(launch.paths).ended
-    states = [_state(launch.job.root, point, ended[point.key], workflow) for point in points]
+def _states(plan: SweepPlan, workflow: Workflow) -> SweepStates:
+    """A state for each point that was wanted; trials that differ in a label only are one point."""
+    job, paths, space = plan.launch.job, plan.launch.paths, Space.of(plan.config.parameters)
+    trials = [space.at(index) for index in range(space.size or 0)]
+    points: dict[str, Point] = {}
+    for number, params in enumerate(trials, start=1):
+        for point in job.points(number, params):
+            points.setdefault(point.key, point)
+    ended = book.read(paths).ended
+    states = [_state(job.root, point, ended[point.key], workflow) for point in points.values()]
     finished = [state for state in states if state.status is Status.FINISHED]
     failed = [state for state in states if state.status is not Status.FINISHED]
-    return SweepStates(finished, failed, launch.paths.folder)
+    return SweepStates(finished, failed, paths.folder)
 
 
 def _state(root: Path, point: Point, ended: Ended, workflow: Workflow) -> WorkflowState:

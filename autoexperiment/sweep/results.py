@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from autoexperiment.files import lock_holder
 from autoexperiment.paths import OutputPaths, RunPaths, SweepPaths
 from autoexperiment.sweep import book, exports
 from autoexperiment.sweep.book import Row
+from autoexperiment.sweep.estimates import left_s
 
 
 def find(root: Path, name: str, *, directory: str = "outputs") -> SweepPaths:
@@ -33,29 +34,39 @@ def rows(paths: SweepPaths) -> list[Row]:
 def status(paths: SweepPaths) -> dict[str, Any]:
     """How far a sweep has come; plain JSON.
 
-    `planned`: points in all, None where that can't be known; `left_s`: the time that the rest takes at the pace of the
-    points that have ended, None before there is one.
+    `planned`: points in all; `ended`: of those; `earlier`: points of earlier plans, which `by_status` counts as well;
+    `left_s`: the time that the rest takes at the pace of the points that have ended, None before there is one.
     """
-    ended = rows(paths)
+    found = rows(paths)
     wanted = book.definition(paths)
     holder = lock_holder(paths.lock)
-    counts = Counter(row["status"] for row in ended)
-    planned = wanted["planned"]
-    left = None if planned is None else max(0, planned - len(ended))
-    pace = statistics.median(row["seconds"] for row in ended) if ended else None
+    earlier = wanted.get("earlier", 0)
+    ended = max(0, len(found) - earlier)
+    left = max(0, wanted["planned"] - ended)
     return {
         "name": paths.folder.name,
         "folder": str(paths.folder),
         "is_running": holder is not None,
         "pid": holder,
-        "planned": planned,
-        "ended": len(ended),
-        "by_status": dict(counts),
+        "planned": wanted["planned"],
+        "ended": ended,
+        "earlier": earlier,
+        "by_status": dict(Counter(row["status"] for row in found)),
         "left": left,
-        "left_s": None if left is None or pace is None else left * pace / wanted["slots"],
+        "left_s": _left_s(found, left, wanted),
         "metric": wanted["metric"],
         "goal": wanted["goal"],
     }
+
+
+def _left_s(found: Sequence[Row], left: int, wanted: Mapping[str, Any]) -> float | None:
+    seconds: dict[int, list[float]] = {}
+    for row in found:
+        seconds.setdefault(row["rung"], []).append(row["seconds"])
+    rungs = wanted.get("rungs", []) if left else []
+    each = [max(0, count - len(seconds.get(rung, []))) for rung, (_, count) in enumerate(rungs)]
+    total = left_s(seconds, each or [left], [resource for resource, _ in rungs])
+    return None if total is None else total / wanted["slots"]
 
 
 def write_table(paths: SweepPaths) -> Path:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from autoexperiment.config.sweep_parameters import canonical
+from autoexperiment.dotpaths import canonical
 from autoexperiment.errors import UsageError, unknown
 from autoexperiment.sweep.space import Space
 from autoexperiment.vocabulary import Goal
@@ -99,6 +99,26 @@ class GridSampler:
             return None
         self._count += 1
         return self._space.at(self._count - 1)
+
+    def tell(self, trial: int, value: float | None) -> None:
+        """Nothing depends on it."""
+
+    def restore(self, asked: Sequence[Mapping[str, Any]], told: Mapping[int, float | None]) -> None:
+        self._count = len(asked)
+
+
+class ListedSampler:
+    """Trials that are known already, in their order."""
+
+    is_adaptive = False
+
+    def __init__(self, trials: Sequence[Params]) -> None:
+        self.total = len(trials)
+        self._trials, self._count = trials, 0
+
+    def ask(self) -> Params | None:
+        self._count += 1
+        return dict(self._trials[self._count - 1]) if self._count <= self.total else None
 
     def tell(self, trial: int, value: float | None) -> None:
         """Nothing depends on it."""

@@ -9,7 +9,8 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
-from autoexperiment.config.sweep_parameters import NumberRange, ValueList, canonical, first_repeat
+from autoexperiment.config.sweep_parameters import NumberRange, ValueList, first_repeat
+from autoexperiment.dotpaths import canonical
 from autoexperiment.errors import UsageError
 
 _DIGITS = 12  # of a value from a logarithmic range: exp and log differ between systems in the last ones

@@ -61,6 +61,8 @@ class Run:
 
     Attributes:
         name: of the sweep and the point's number: the same for every attempt at it.
+        identity: of the sweep's folder and the point's key; hex digits. It tells the sweep from another of its name, where
+            both are sent to one place.
         params: values by dot path, and the seed; lists are JSON text.
         facts: about the sweep and the point, each name with `sweep.` before it.
         metrics: final values, finite.
@@ -69,17 +71,13 @@ class Run:
 
     sweep: str
     name: str
+    identity: str
     params: Mapping[str, Scalar]
     facts: Mapping[str, Scalar]
     metrics: Mapping[str, float]
     series: Sequence[tuple[int, Mapping[str, float]]]
     seconds: float
     is_ok: bool
-
-    @property
-    def identity(self) -> str:
-        """The same for every attempt at a point; hex digits."""
-        return hashlib.sha256(self.name.encode()).hexdigest()[:ID_DIGITS]
 
 
 class Adapter(Protocol):
@@ -94,8 +92,15 @@ class Adapter(Protocol):
     def close(self) -> None: ...
 
 
-def run_of(row: Row, curves: Iterable[Mapping[str, Any]], *, sweep: str, facts: Mapping[str, Any]) -> Run:
-    """A point's row as a run. Args: curves: a row for each epoch, as `{"epoch": 1, "loss": 0.5}`."""
+def run_of(
+    row: Row, curves: Iterable[Mapping[str, Any]], *, sweep: str, facts: Mapping[str, Any], place: str = ""
+) -> Run:
+    """A point's row as a run.
+
+    Args:
+        curves: a row for each epoch, as `{"epoch": 1, "loss": 0.5}`.
+        place: the sweep's folder, whole.
+    """
     params = {str(path): _scalar(value) for path, value in row["params"].items()}
     seed = {} if row.get("seed") is None else {"seed": int(row["seed"])}
     own = {name: row[name] for name in ("number", "trial", "rung", "status", "reason", "run_dir") if name in row}
@@ -106,6 +111,7 @@ def run_of(row: Row, curves: Iterable[Mapping[str, Any]], *, sweep: str, facts: 
     return Run(
         sweep=sweep,
         name=f"{sweep}-{row['number']}",
+        identity=_identity(place, sweep, row.get("key") or row["number"]),
         params={**params, **_renamed(seed, free_names(seed, params, prefix=POINT))},
         facts={POINT + str(name): _scalar(value) for name, value in told.items()},
         metrics={**finals, **_renamed({"seconds": seconds}, free_names(["seconds"], finals, prefix=POINT))},
@@ -113,6 +119,10 @@ def run_of(row: Row, curves: Iterable[Mapping[str, Any]], *, sweep: str, facts: 
         seconds=seconds,
         is_ok=row["status"] == RunStatus.COMPLETED,
     )
+
+
+def _identity(*of: str | int) -> str:
+    return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:ID_DIGITS]
 
 
 def _renamed(values: Mapping[str, Value], names: Mapping[str, str]) -> dict[str, Value]:

@@ -34,10 +34,11 @@ def main() -> int:
 def _serve(orders: TextIO, answers: TextIO) -> None:
     begin = json.loads(orders.readline())
     adapter = _adapter(begin)
+    of = {name: begin[name] for name in ("sweep", "facts", "place")}
     _answer(answers, {"begun": begin["tracker"]})
     for text in orders:
         order = json.loads(text)
-        adapter.log(run_of(order["row"], order["curves"], sweep=begin["sweep"], facts=begin["facts"]))
+        adapter.log(run_of(order["row"], order["curves"], **of))
         _remember(Path(begin["tracked"]), order["point"])
         _answer(answers, {"tracked": order["point"]})
     adapter.close()

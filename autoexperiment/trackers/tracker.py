@@ -124,6 +124,7 @@ class Tracker:
             "tracked": str(self.tracked),
             "options": self._options,
             "sweep": sweep_name,
+            "place": str(self._folder.resolve()),
             "facts": dict(facts),
         }
         try:
