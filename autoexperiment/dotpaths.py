@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoexperiment.errors import UsageError, unknown
@@ -43,18 +42,6 @@ def _set(inside: Any, names: Sequence[str], value: Any, path: str, depth: int) -
         return [*inside[:at], new, *inside[at + 1 :]]
     shown = repr(inside)[:60]
     raise UsageError(f"Path {path!r} names {name!r} inside of {where}, which is {shown}: no object and no list.")
-
-
-def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """The cartesian product of the values of each path, in the grid's order: the last path changes fastest.
-
-    An empty grid is one point without parameters.
-    Raises: UsageError: the values of a path are no list, or there are none.
-    """
-    for path, values in grid.items():
-        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-            raise UsageError(f"The values of {path!r} are {values!r}. Allowed: a list of at least one value.")
-    return (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
 
 
 def same(value: Any) -> Any:

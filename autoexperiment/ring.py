@@ -244,13 +244,10 @@ class _Group:
 
 
 def _warning(members: Sequence[Member]) -> str:
-    unseen = [member.rank for member in members if member.has_joined is None]
-    if not unseen:
+    """One that was seen to join shows that the program joins: it was the rank before it that has found it."""
+    if any(member.has_joined for member in members):
         return ""
-    return (
-        f"Rank {listed(unseen)} ended before it could be seen to join the others, within {TICK_S:g} s of it or without it. "
-        f"{_JOINING}"
-    )
+    return f"No rank here was seen to join the others: each ended too soon, or did the whole work alone. {_JOINING}"
 
 
 class _Watched:

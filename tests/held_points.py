@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,14 @@ class Held:
         file = self.root / "said.txt"
         return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
-    def wait_for(self, word: str, count: int) -> None:
-        wait_until(lambda: len(self.said(word)) >= count, f"{count} points {word}")
+    def wait_for(self, word: str, count: int, *, of: subprocess.Popen[str] | None = None) -> None:
+        """Args: of: the sweep, which must not end before."""
+
+        def is_so() -> bool:
+            assert of is None or of.poll() is None or len(self.said(word)) >= count, of.communicate()
+            return len(self.said(word)) >= count
+
+        wait_until(is_so, f"{count} points {word}")
 
     def check_gone(self) -> None:
         """No process of a point is left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from pathlib import Path
@@ -200,6 +201,76 @@ def test_a_new_journal_is_private_and_its_folders_are_made(tmp_path: Path) -> No
     assert [stat.S_IMODE(folder.stat().st_mode) for folder in (path.parent, path.parent.parent)] == [0o700, 0o700]
 
 
+BOOK = journal.Kind("book", "sweep", again="go on", look="look", anew="begin again", is_private=False)
+
+
+def test_a_journal_that_is_not_private_has_the_modes_of_any_file(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    before = os.umask(0o022)
+
+    try:
+        Journal.open(path, kind=BOOK)[0].close()
+        path.write_bytes(b'{"half')
+        Journal.open(path, kind=BOOK)[0].close()
+    finally:
+        os.umask(before)
+
+    assert [stat.S_IMODE(file.stat().st_mode) for file in (path, tmp_path / "l.torn")] == [0o644, 0o644]
+
+
+def test_messages_call_a_journal_by_its_own_words(tmp_path: Path) -> None:
+    path, made = tmp_path / "l", frames(2)
+    path.write_bytes(made[0].replace(b"words", b"wordz") + made[1])
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(LedgerCorrupt, match=r"move it away and begin again\.$"):
+        Journal.open(path, kind=BOOK)
+    with pytest.raises(LedgerCorrupt, match=r"move it away and begin again\.$"):
+        journal.read(path, kind=BOOK)
+    with pytest.raises(UsageError, match="Cannot read the book"):
+        journal.read(tmp_path / "none", kind=BOOK)
+    with pytest.raises(LabError, match=r"The book .* cannot be opened"):
+        Journal.open(tmp_path / "file" / "l", kind=BOOK)
+
+
+def test_an_open_journal_tells_how_to_go_on_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened_book(name: str) -> Journal:
+        return Journal.open(tmp_path / name, kind=BOOK)[0]
+
+    closed, deleted, doubled, faulty, full = map(opened_book, "abcde")
+    closed.close()
+    (tmp_path / "b").unlink()
+    (tmp_path / "c").write_bytes(b"more")
+
+    with pytest.raises(UsageError, match="A book record of kind"):
+        full.append({"kind": math.nan}, time=TIME)
+    with pytest.raises(UsageError, match=r"A book record of kind .* has"):
+        full.append({"kind": "x", "what": "x" * 20_000}, time=TIME)
+    with pytest.raises(LabError, match="Open the sweep again"):
+        closed.append({}, time=TIME)
+    with pytest.raises(LabError, match="Restart the sweep from a backup"):
+        deleted.append({}, time=TIME)
+    with pytest.raises(LabError, match="Restart the sweep when no other runs: look"):
+        doubled.append({}, time=TIME)
+    with monkeypatch.context() as patch, pytest.raises(LabError, match="then restart the sweep"):
+        patch.setattr(files, "fsync", fails)
+        faulty.append({}, time=TIME)
+    with monkeypatch.context() as patch, pytest.raises(LabError, match="go on: go on"):
+        patch.setattr(os, "write", fails)
+        full.append({}, time=TIME)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fails)
+        patch.setattr(os, "ftruncate", fails)
+        with pytest.raises(LabError):
+            full.append({}, time=TIME)
+        with pytest.raises(LabError, match=r"put back .* Restart the sweep"):
+            full.append({}, time=TIME)
+
+
+def fails(*given: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
 def test_a_torn_tail_is_kept_aside_and_the_next_record_is_readable(tmp_path: Path) -> None:
     path, made = tmp_path / "l", frames(3)
     log, found = opened(path, made[0] + made[1] + made[2][:-7])
@@ -289,7 +360,7 @@ def test_an_append_cut_short_by_an_interrupt_closes_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Going on would give the next record the number of the one that may be on the disk."""
-    log, _ = Journal.open(tmp_path / "l")
+    log, _ = Journal.open(tmp_path / "l", kind=BOOK)
 
     def interrupt(fd: int) -> None:
         raise KeyboardInterrupt
@@ -298,7 +369,7 @@ def test_an_append_cut_short_by_an_interrupt_closes_the_journal(
         patch.setattr(files, "fsync", interrupt)
         log.append({"kind": "note"}, time=TIME)
 
-    with pytest.raises(LabError, match="was interrupted"):
+    with pytest.raises(LabError, match=r"was interrupted.*Restart the sweep"):
         log.append({"kind": "note"}, time=TIME)
     log.close()
     again, found = Journal.open(tmp_path / "l")

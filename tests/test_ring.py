@@ -123,6 +123,32 @@ def test_a_program_that_joins_nobody_has_failed(tmp_path: Path) -> None:
     assert ending.members[1].is_stopped
 
 
+def test_programs_that_end_well_before_they_are_seen_to_join_have_not_failed(tmp_path: Path) -> None:
+    """A join is looked for five times a second: a short program is over before."""
+    job = job_of(tmp_path, "")
+
+    ending = ring.launch(job)
+
+    told = ending.to_json(job)
+    assert (ending.exit_code, ending.status, ending.first_failed) == (0, RunStatus.COMPLETED, None)
+    assert [member["has_joined"] for member in told["ranks"]] == [None, None]
+    assert told["warning"].startswith("No rank here was seen to join the others")
+
+
+def test_one_that_ends_before_it_is_seen_has_not_failed_when_the_other_has_joined(tmp_path: Path) -> None:
+    code = "import os, time\nif os.environ['MLX_RANK'] == '1': time.sleep(0.5); print('rank 1 of 2'); time.sleep(3)"
+
+    ending = ring.launch(job_of(tmp_path, code))
+
+    assert (ending.exit_code, ending.warning) == (0, "")
+    assert [member.has_joined for member in ending.members] == [None, True]
+
+
+def test_of_many_ranks_the_first_are_named() -> None:
+    assert ring.listed(range(8)) == "0, 1, 2, 3, 4, 5, 6, 7"
+    assert ring.listed(range(256)) == "0, 1, 2, 3, 4, 5, 6, 7 and 248 more"
+
+
 def test_a_program_that_says_another_size_has_not_joined(tmp_path: Path) -> None:
     ending = ring.launch(job_of(tmp_path, "print('rank 0 of 1')"))
 
@@ -216,6 +242,7 @@ def invoke(*words: str) -> Result:
         (["--", sys.executable], "Missing option '-n'"),
         (["-n", "2", "--", "train.py"], "Type: mlx ring -n 2 -- python train.py"),
         (["-n", "0", "--", sys.executable], "0 is not in the range"),
+        (["-n", "257", "--", sys.executable], "257 ranks are asked for. Allowed: 1 to 256"),
         (["--rank", "0", "--", sys.executable], "'--rank' needs the addresses"),
         (["-n", "3", "--host", "a:1", "--host", "b:1", "--", sys.executable], "'-n 3' does not fit the 2 hosts"),
         (["--host", "a:1", "--hosts", "f", "--", sys.executable], "say the same thing"),
@@ -243,6 +270,23 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
     assert told["ranks"][1]["log"] == str(tmp_path / "rank_1.log")
     assert "rank 0 of 2\n" in answer.stderr
     assert "rank 0 failed: " in answer.stderr
+
+
+def test_ranks_that_were_not_seen_to_join_are_told_of(tmp_path: Path) -> None:
+    answer = invoke("-n", "2", "--log-dir", str(tmp_path), "--", sys.executable, "-c", "")
+
+    assert answer.return_value == 0
+    assert "ended well. No rank here was seen to join the others" in answer.stderr
+
+
+def test_many_ranks_are_announced_in_a_short_line(tmp_path: Path) -> None:
+    words = [word for rank in range(100) for word in ("--host", f"127.0.0.1:{20_000 + rank}")]
+
+    answer = invoke(*words, "--rank", "0", "--log-dir", str(tmp_path), "--", sys.executable, "-c", "")
+
+    begun = answer.stderr.splitlines()[0]
+    assert "rank 0 at 127.0.0.1:20000, of 100" in begun
+    assert begun.endswith("8 at 127.0.0.1:20008 and 91 more.")
 
 
 def test_the_first_rank_is_shown_and_the_words_of_the_command_are_its_own(

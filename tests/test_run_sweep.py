@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import workflow_modules
 from workflow_modules import Modules
 
 from autoexperiment.errors import LabError, UsageError
+from autoexperiment.files import Lock
 from autoexperiment.workflow import Status, SweepStates, run_sweep
 
 STEPS = """
@@ -130,8 +133,13 @@ def test_path_that_leads_nowhere_is_refused_before_anything_is_run(modules: Modu
     ("more", "message"),
     [
         ({"executor": "ray"}, "Unknown executor 'ray'. Known: local, dask"),
-        ({"executor": "dask"}, "'dask' and the address of its scheduler go together"),
-        ({"max_parallel": 0}, "max_parallel is 0. Allowed: 1 or more"),
+        (
+            {"executor": "dask"},
+            r"'dask' and the address .* go together\. Type: --dask tcp://.*Python: executor='dask', address=",
+        ),
+        ({"max_parallel": 0}, "max_parallel is 0. Allowed: a whole number"),
+        ({"max_parallel": "2"}, "max_parallel is '2'. Allowed: a whole number"),
+        ({"root": "/no/such/folder"}, "there is no such folder"),
         ({"seeds": [1, 2, 1]}, "The value 1 stands twice"),
         ({"timeout_s": -1}, "Invalid value for 'timeout_s'"),
         ({"name": "../elsewhere"}, "Invalid value for 'name'"),
@@ -140,7 +148,7 @@ def test_path_that_leads_nowhere_is_refused_before_anything_is_run(modules: Modu
 def test_wrong_words_are_refused(modules: Modules, more: dict[str, Any], message: str) -> None:
     workflow = taking(modules)
     with pytest.raises(LabError, match=message):
-        asyncio.run(run_sweep(workflow, {"take": {"factor": 1.0}}, {}, NUMBERS, root=modules.root, **more))
+        asyncio.run(run_sweep(workflow, {"take": {"factor": 1.0}}, {}, NUMBERS, **{"root": modules.root, **more}))
 
 
 @pytest.mark.parametrize("values", ["abc", 3.0, (n for n in range(2))])
@@ -190,3 +198,56 @@ def test_cancelled_sweep_ends_its_points_and_keeps_the_others(modules: Modules) 
     assert time.monotonic() - began < 300  # the point that takes 600 s was ended
     book = next(modules.root.glob("outputs/*/sweep.jsonl")).read_text()
     assert book.count('"kind":"ended"') == 1
+
+
+def test_result_that_the_book_does_not_confirm_is_failed_with_why(modules: Modules) -> None:
+    grid = {"take.factor": [1.0, 2.0, 3.0]}
+    first = sweep(modules, grid)
+    shutil.rmtree(modules.root / first[0].run_dir)
+    state = modules.root / first[1].run_dir / "state.json"
+    state.write_text(state.read_text().replace("12.0", "99.0"))
+
+    again = sweep(modules, grid)
+
+    assert totals(again) == [18]
+    assert [state.status for state in again.failed] == [Status.FAILED] * 2
+    assert "state.json is gone or damaged; its metrics are in the book" in again.failed[0].error
+    assert "says other metrics than the book" in again.failed[1].error
+
+
+def test_listener_that_fails_does_not_end_the_sweep(modules: Modules) -> None:
+    def broken(line: str) -> None:
+        raise BrokenPipeError
+
+    assert totals(sweep(modules, {"take.factor": [1.0, 2.0]}, on_progress=broken)) == [6, 12]
+
+
+def test_number_that_no_float_holds_ends_nothing(modules: Modules) -> None:
+    states = sweep(modules, {"take.factor": [1.0, 2.0]}, base={"seed": 10**400})
+
+    assert not states
+    assert len(states.failed) == 2
+
+
+def test_ctrl_c_under_a_loop_of_ones_own_ends_the_points(modules: Modules) -> None:
+    workflow = taking(modules)
+    loop = asyncio.new_event_loop()
+    loop.call_later(3.0, signal.raise_signal, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(
+            run_sweep(
+                workflow,
+                {"take": {"factor": 1.0}},
+                {"take.wait_s": [600.0, 601.0]},
+                NUMBERS,
+                root=modules.root,
+                max_parallel=1,
+                name="one",
+            )
+        )
+
+    lock = Lock(modules.root / "outputs" / "one" / ".sweep.lock")
+    lock.acquire(timeout_s=60)  # the sweep's thread gives it back when its point has been ended
+    lock.release()
+    assert len(done(modules)) <= 1

@@ -121,7 +121,7 @@ def test_status_results_best_and_plot(swept: Workspace) -> None:
     picture = Path(swept.mlx("sweep", "plot", "rates", "--to", str(swept.root / "pictures")).strip())
 
     assert (status["planned"], status["ended"], status["left"], status["is_running"]) == (8, 8, 0, False)
-    assert "8 of 8 have ended: 8 completed" in swept.mlx("sweep", "status", "rates")
+    assert "8 of 8 points have ended: 8 completed" in swept.mlx("sweep", "status", "rates")
     assert table.split("\n")[0].split()[:5] == ["point", "learning_rate", "layer_sizes", "seed", "status"]
     means = {}
     for row in rows(swept):

@@ -525,7 +525,7 @@ def test_signal_ends_the_points_on_the_workers_and_the_sweep_can_go_on(place: Pl
     config = sweep_of(XS)
     place.held.hold()
     sweep = place.start(config, cluster.address)
-    place.held.wait_for("begun", 2)
+    place.held.wait_for("begun", 2, of=sweep)
 
     sweep.send_signal(signal.SIGTERM)
     _, complaint = sweep.communicate(timeout=PATIENCE_S)
@@ -565,7 +565,7 @@ def test_what_runs_when_the_sweep_is_killed_is_taken_over(place: Place, cluster:
     config = sweep_of(XS)
     place.held.hold()
     sweep = place.start(config, cluster.address)
-    place.held.wait_for("begun", 2)
+    place.held.wait_for("begun", 2, of=sweep)
 
     sweep.kill()
     sweep.communicate(timeout=PATIENCE_S)
@@ -585,7 +585,7 @@ def test_scheduler_that_stays_away_ends_the_sweep_and_what_the_worker_ended_coun
     place.workspace.environment.update(HURRIED)
     place.held.hold()
     sweep = place.start(config, own_cluster.address)
-    place.held.wait_for("begun", 2)
+    place.held.wait_for("begun", 2, of=sweep)
 
     own_cluster.kill_scheduler()
     told, complaint = sweep.communicate(timeout=PATIENCE_S)

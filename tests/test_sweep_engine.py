@@ -46,7 +46,7 @@ class Toy:
         return None
 
 
-def parabola(order: Order) -> Result | OSError:
+def parabola(order: Order) -> Result | Exception:
     """(a - 3)² + b, smaller with more steps; nothing random."""
     config = order.point.config
     value = (config["a"] - 3) ** 2 + config["b"] + 0.5 * config["seed"] - 0.01 * config["steps"]
@@ -61,7 +61,7 @@ class Killed(BaseException):
 class AtOnce:
     """An executor that computes when it is asked for results, the latest order first: nothing may depend on order."""
 
-    compute: Callable[[Order], Result | OSError] = parabola
+    compute: Callable[[Order], Result | Exception] = parabola
     slots: int = 1
     dies_after: int = 10**9
     was_stopped: bool = False
@@ -74,7 +74,7 @@ class AtOnce:
         self.orders.append(order)
         self.waiting.append(order)
 
-    def wait(self, timeout_s: float) -> Sequence[tuple[Order, Result | OSError]]:
+    def wait(self, timeout_s: float) -> Sequence[tuple[Order, Result | Exception]]:
         order = self.waiting.pop()
         if self.was_stopped:
             return [(order, Result(RunStatus.INTERRUPTED))]
@@ -181,7 +181,7 @@ def test_no_more_points_run_than_there_are_slots(tmp_path: Path) -> None:
 
 
 def test_failed_point_is_a_row_and_the_rest_is_run(tmp_path: Path) -> None:
-    def fails(order: Order) -> Result | OSError:
+    def fails(order: Order) -> Result | Exception:
         if order.point.params == {"b": 1, "a": 20}:
             return Result(RunStatus.FAILED, reason="It broke.")
         return parabola(order)
@@ -202,6 +202,15 @@ def test_fault_of_the_machine_ends_the_sweep_and_what_runs(tmp_path: Path) -> No
     assert executor.was_stopped
     assert not executor.waiting
     assert all(row["status"] == "completed" for row in sweep(tmp_path, AtOnce()))
+
+
+def test_fault_of_this_program_is_a_failed_point(tmp_path: Path) -> None:
+    rows = sweep(
+        tmp_path, AtOnce(lambda order: ZeroDivisionError("x") if order.point.config["b"] == 1 else parabola(order))
+    )
+
+    assert [row["status"] for row in rows] == ["completed"] * 2 + ["failed"] * 2 + ["completed"] * 2
+    assert rows[2]["reason"] == "A fault of this program: ZeroDivisionError: x"
 
 
 def test_point_that_is_stopped_from_outside_is_run_again_and_at_last_failed(tmp_path: Path) -> None:
@@ -239,7 +248,7 @@ def test_long_parameters_are_refused_before_they_are_run(tmp_path: Path) -> None
 def test_signal_stops_the_sweep_and_what_ended_is_kept(tmp_path: Path) -> None:
     signals = Signals()
 
-    def ends(order: Order) -> Result | OSError:
+    def ends(order: Order) -> Result | Exception:
         if len(executor.orders) == 3:
             signals.end()
         return parabola(order) if not signals.received else Result(RunStatus.INTERRUPTED)
@@ -347,7 +356,7 @@ class Told:
 def test_sampler_hears_the_mean_over_seeds_and_nothing_of_a_trial_with_a_failed_one(tmp_path: Path) -> None:
     sampler = Told([{"a": 3}, {"a": 4}])
 
-    def fails(order: Order) -> Result | OSError:
+    def fails(order: Order) -> Result | Exception:
         is_bad = order.point.config["a"] == 4 and order.point.seed == 2
         return replace(parabola(order), metrics={"loss": None}) if is_bad else parabola(order)  # type: ignore[type-var]
 

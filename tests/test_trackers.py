@@ -19,6 +19,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from workspaces import LINEAR, Workspace
 
 from autoexperiment.errors import HarnessError, UsageError
 from autoexperiment.trackers import TRACKERS, Tracker, export, make_tracker
@@ -617,6 +618,41 @@ def test_a_point_that_never_had_a_run_directory_is_tracked_again_when_it_has_one
     assert kept() == ["lr-1", "lr-1"]
 
 
+def test_sweeps_of_one_name_are_told_apart_where_they_are_sent_to_one_place(
+    library: Callable[..., None], tmp_path: Path
+) -> None:
+    place = tmp_path / "identities"
+    library("mlflow/__init__", IDENTITIES.format(place=str(place)))
+    library("mlflow/entities", "Metric = Param = RunTag = lambda *given: given")
+
+    for folder, row in (
+        ("here", a_row(1, key="a")),
+        ("there", a_row(1, key="a")),  # another workspace
+        ("here", a_row(1, key="b", run_dir="outputs/lr/later")),  # begun anew from another base
+        ("here", a_row(7, key="a", run_dir="outputs/lr/again")),  # another attempt
+    ):
+        tell(Tracker("mlflow", folder=tmp_path / folder, options={}, say=Line(), patience_s=60), row)
+
+    first, elsewhere, anew, again = place.read_text().split()
+    assert len({first, elsewhere, anew}) == 3
+    assert again == first
+
+
+IDENTITIES = """
+class MlflowClient:
+    def __init__(self, tracking_uri): pass
+    def get_experiment_by_name(self, name): return None
+    def create_experiment(self, name, artifact_location): return "1"
+    def search_runs(self, experiments, query): return []
+    def create_run(self, *given, tags, **how):
+        with open({place!r}, "a") as file: print(tags["autoexperiment.point"], file=file)
+        self.info, self.run_id = self, "1"
+        return self
+    def set_terminated(self, *given, **how): pass
+    def log_batch(self, *given, **how): pass
+"""
+
+
 # --- the environment of a library
 
 
@@ -673,6 +709,20 @@ def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
 def test_an_option_that_a_tracker_lacks_is_refused(options: Mapping[str, str], told: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=told):
         make_tracker("wandb", folder=tmp_path, options=options, say=print)
+
+
+def test_a_tracker_that_is_named_twice_is_told_once(tmp_path: Path) -> None:
+    if lack := lacking("tensorboard"):
+        pytest.skip(lack)
+    sweep = {"name": "lr", "base": {**LINEAR, "training": {"epochs": 1}}, "parameters": {"training.seed": [1]},
+             "metric": "val_loss"}  # fmt: skip
+
+    with Workspace.of(tmp_path) as place:
+        twice = ("--track", "tensorboard", "--track", "tensorboard")
+        place.mlx("sweep", "run", "--config", place.write(sweep), *twice)
+
+    (tracked,) = tmp_path.rglob("tracked.tensorboard.jsonl")
+    assert len(tracked.read_text().splitlines()) == 1
 
 
 def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import shutil
-import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from autoexperiment.cli.run_tables import plain, shown
-from autoexperiment.cli.sweep_views import best, export, plot, results, status
-from autoexperiment.cli.terminal import Teller, heading, interruptible
+from autoexperiment.cli.sweep_views import best, counted, export, place_words, plot, results, status
+from autoexperiment.cli.terminal import Teller, heading, interruptible, print_json
 from autoexperiment.clocks import duration
 
 if TYPE_CHECKING:
     from autoexperiment.sweep.book import Row
-    from autoexperiment.sweep.plans import Estimate, SweepPlan
+    from autoexperiment.sweep.estimates import Estimate
+    from autoexperiment.sweep.plans import SweepPlan
     from autoexperiment.sweep.points import Point
     from autoexperiment.trackers import Tracker
 
@@ -80,8 +83,9 @@ def run(
     """
     from autoexperiment.config.sweep_loader import load_sweep
     from autoexperiment.paths import find_root
+    from autoexperiment.sweep.estimates import estimate
     from autoexperiment.sweep.launching import DASK, LOCAL, Where
-    from autoexperiment.sweep.plans import estimate, make_plan
+    from autoexperiment.sweep.plans import make_plan
 
     if retry_failed and not resume:
         raise click.UsageError("'--retry-failed' goes with '--resume'.")
@@ -105,34 +109,37 @@ def _run(plan: SweepPlan, trackers: tuple[str, ...], *, as_json: bool) -> int:
     tracking = [
         make_tracker(name, folder=launch.paths.folder, options={}, say=printer.note) for name in dict.fromkeys(trackers)
     ]
-    printer.opened(tracking)
     try:
-        is_done = launching.run(launch, observer=printer)
+        is_done = launching.run(launch, observer=printer, opened=lambda: printer.opened(tracking))
     finally:
         printer.closed()
     found = results.status(launch.paths)
     table = results.write_table(launch.paths)
     if as_json:
-        _print_json({**found, "status": "completed" if is_done else "interrupted", "results": str(table)})
+        print_json({**found, "status": "completed" if is_done else "interrupted", "results": str(table)})
     else:
         printer.summed_up(found, table)
     if not is_done:
-        again = f"mlx sweep run --resume --config {click.get_current_context().params['config']}"
+        again = _again(click.get_current_context().params)
         click.echo(f"Interrupted. What ended is kept. Go on: {again}", err=True)
         return 130
     return 0 if found["by_status"].get("completed") else 1
 
 
-def _print_json(value: Any) -> None:
-    from autoexperiment.files import dump_json
-
-    click.echo(dump_json(value))
+def _again(given: Mapping[str, Any]) -> str:
+    """The command that goes on with a sweep that these options started."""
+    words = ["mlx", "sweep", "run", "--resume", "--config", str(given["config"])]
+    for option, values in (("--set", given["overrides"]), ("--track", given["trackers"])):
+        words += [word for value in values for word in (option, value)]
+    for option, value in (("--max-parallel", given["max_parallel"]), ("--dask", given["address"])):
+        words += [option, str(value)] if value else []
+    words += [option for option in ("--retry-failed",) if given["retry_failed"]]
+    return shlex.join([*words, *(["--json"] if given["as_json"] else [])])
 
 
 def _tell_plan(plan: SweepPlan, expected: Estimate, *, as_json: bool) -> int:
     """What a dry run prints."""
     launch = plan.launch
-    slots = launch.where.slots(is_clocked=launch.job.work.is_clocked)
     facts = {
         "name": plan.config.name,
         "folder": str(launch.paths.folder),
@@ -140,17 +147,18 @@ def _tell_plan(plan: SweepPlan, expected: Estimate, *, as_json: bool) -> int:
         "seeds": len(launch.job.seeds),
         "points": plan.points,
         "left": plan.left,
-        "max_parallel": slots,
+        "earlier": plan.tally.earlier,
+        "max_parallel": plan.slots,
         "expected_s": expected.seconds,
         "expected_by": expected.basis,
         "first": {"params": dict(plan.first.params), "seed": plan.first.seed, "config": dict(plan.first.config)},
     }
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return 0
     click.echo(f"{heading(f'DRY RUN - SWEEP PLAN: {plan.config.name}')}\n\n{plan_text(plan)}")
     click.echo(
-        f"  side by side: {slots}\n  expected time: {expected_text(expected)}\n  runs go to: {launch.paths.folder}"
+        f"  side by side: {plan.slots}\n  expected time: {expected_text(expected)}\n  runs go to: {launch.paths.folder}"
     )
     return 0
 
@@ -164,19 +172,36 @@ def expected_text(expected: Estimate) -> str:
 def plan_text(plan: SweepPlan) -> str:
     """How many points there are, and of what."""
     config, job = plan.config, plan.launch.job
-    seeds = len(job.seeds)
     lines = [f"  trials: {plan.trials} by {config.sampler.name}"]
-    for path, values in config.to_json()["parameters"].items():
-        listed = values.get("values")
-        text = ", ".join(map(shown, listed)) if listed else ", ".join(f"{k} {shown(v)}" for k, v in values.items() if v)
-        lines.append(f"    {plain(path)}: {text}")
-    lines += [f"  seeds of each: {seeds}", f"  points in all: {plan.points}"]
+    lines += [f"    {plain(path)}: {_values_text(values)}" for path, values in config.to_json()["parameters"].items()]
+    lines += [f"  seeds of each: {len(job.seeds)}", f"  points in all: {plan.points}"]
+    if plan.repeats:
+        lines.append(f"  left out, the same as others in all that decides what comes out: {plan.repeats}")
     if job.rungs:
-        steps = ", ".join(f"{rung.trials} with {rung.resource:g}" for rung in job.rungs)
-        lines.append(f"  successive halving by {job.resource}: {steps}")
+        lines.append(f"  successive halving by {plain(job.resource)}: {_rungs_text(plan)}")
     if plan.left != plan.points:
         lines.append(f"  left to run: {plan.left}")
+    if plan.tally.earlier:
+        lines.append(f"  points of earlier plans: {plan.tally.earlier}")
     return "\n".join(lines)
+
+
+def _values_text(values: Mapping[str, Any]) -> str:
+    if listed := values.get("values"):
+        return ", ".join(map(shown, listed))
+    return ", ".join(
+        f"{name} {shown(value)}" for name, value in values.items() if value is not None and value is not False
+    )
+
+
+def _rungs_text(plan: SweepPlan) -> str:
+    """The rungs, and what they take together, in the resource's unit."""
+    from autoexperiment.sweep import halving
+
+    rungs = plan.launch.job.rungs
+    steps = ", ".join(f"{rung.trials} with {rung.resource:g}" for rung in rungs)
+    cost, whole = halving.cost(rungs), rungs[-1].resource * plan.trials
+    return f"{steps}; {cost:g} in all, {whole:g} without"
 
 
 def _params_text(params: Any, seed: int | None) -> str:
@@ -189,10 +214,12 @@ class Printer(Teller):
 
     def __init__(self, plan: SweepPlan, *, is_silent: bool) -> None:
         super().__init__()
+        self._is_silent = is_silent
         self._is_heard = self._is_heard and not is_silent
         self._plan, self._metric = plan, plan.launch.job.metric
-        self._done = plan.points - plan.left
-        self._seconds: list[float] = []
+        self._done, self._left = plan.points - plan.left, list(plan.tally.left)
+        self._points = plan.points
+        self._seconds: dict[int, list[float]] = {}
         self._trackers: list[Tracker] = []
         self._began = time.monotonic()
         self._has_bar = False
@@ -221,34 +248,41 @@ class Printer(Teller):
 
         self._clear()
         self._done += 1
-        self._seconds.append(row["seconds"])
+        self._points = max(self._points, self._done)  # other trials may go on to a rung than those it knew
+        self._left[row["rung"]] -= 1
+        self._seconds.setdefault(row["rung"], []).append(row["seconds"])
         value = row["metrics"].get(self._metric)
         what = f"{plain(self._metric)} {shown(value)}" if value is not None else plain(row["status"])
         why = f": {plain(row['reason'])}" if row["reason"] else ""
         where = _params_text(row["params"], row["seed"])
-        self.tell(f"[{self._done}/{self._plan.points}] {where}: {what} in {row['seconds']:.1f} s{why}")
+        self.tell(f"[{self._done}/{self._points}] {where}: {what} in {row['seconds']:.1f} s{why}")
         for tracker in self._trackers:
             tracker.ended(row, results.curves(self._plan.launch.paths, row))
 
     def tick(self) -> None:
         if not self.is_terminal:
             return
-        share = self._done / max(1, self._plan.points)
+        share = self._done / max(1, self._points)
         bar = ("#" * int(BAR * share)).ljust(BAR, ".")
-        line = f"[{bar}] {self._done}/{self._plan.points}{self._left()}"
+        line = f"[{bar}] {self._done}/{self._points}{self._left_text()}"
         self.tell("\r\033[K" + line[: shutil.get_terminal_size().columns - 1], ends_line=False)
         self._has_bar = True
 
-    def _left(self) -> str:
-        if not self._seconds:
-            return ""
-        slots = self._plan.launch.where.slots(is_clocked=self._plan.launch.job.work.is_clocked)
-        left = (self._plan.points - self._done) * statistics.median(self._seconds) / slots
-        return f"  {duration(left)} left"
+    def _left_text(self) -> str:
+        from autoexperiment.sweep.estimates import left_s
+
+        resources = [rung.resource for rung in self._plan.launch.job.rungs]
+        seconds = left_s(self._seconds, self._left, resources)
+        return "" if seconds is None else f"  {duration(seconds / self._plan.slots)} left"
 
     def note(self, text: str) -> None:
+        """Said even where only JSON is wanted: then beside it."""
         self._clear()
-        self.tell(text)
+        if self._is_silent:
+            with contextlib.suppress(OSError):
+                click.echo(text, err=True)
+        else:
+            self.tell(text)
 
     def _clear(self) -> None:
         if self._has_bar:
@@ -257,10 +291,8 @@ class Printer(Teller):
 
     def summed_up(self, found: dict[str, Any], table: Path) -> None:
         """What stands under a sweep that has ended."""
-        counts = ", ".join(f"{count} {plain(word)}" for word, count in found["by_status"].items()) or "none"
-        name = plain(found["name"])
+        name = " ".join([plain(found["name"]), *place_words(self._plan.config.output)])
         self.tell(
-            f"\n{found['ended']} of {self._plan.points} points have ended: {counts}; "
-            f"{duration(time.monotonic() - self._began)}\nResults: {table}\n"
+            f"\n{counted(found)}; {duration(time.monotonic() - self._began)}\nResults: {table}\n"
             f"See: mlx sweep results {name}, mlx sweep best {name}, mlx sweep plot {name}"
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autoexperiment.cli.run_tables import columns, plain, shown
+from autoexperiment.cli.terminal import print_json
 from autoexperiment.clocks import duration
 
 if TYPE_CHECKING:
     from autoexperiment.paths import SweepPaths
     from autoexperiment.sweep.book import Row
 
+OUTPUTS = "outputs"
 NAME = click.argument("name")
-DIRECTORY = click.option("--output-dir", default="outputs", show_default=True, help="The folder that sweeps lie in.")
+DIRECTORY = click.option("--output-dir", default=OUTPUTS, show_default=True, help="The folder that sweeps lie in.")
 METRIC = click.option("--metric", help="Which metric; otherwise what the sweep goes by.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 
@@ -30,28 +33,55 @@ def _find(name: str, directory: str) -> SweepPaths:
     return results.find(find_root(Path.cwd()), name, directory=directory)
 
 
-def _print_json(value: Any) -> None:
-    from autoexperiment.files import dump_json
+def _rows(paths: SweepPaths) -> list[Row]:
+    """What has ended. Raises: HarnessError: nothing has."""
+    from autoexperiment.errors import HarnessError
+    from autoexperiment.sweep import results
 
-    click.echo(dump_json(value))
+    if found := results.rows(paths):
+        return found
+    raise HarnessError(
+        f"The sweep {paths.folder.name} has no results yet: no point has ended. Type: mlx sweep status {paths.folder.name}"
+    )
 
 
-def _metric(paths: SweepPaths, given: str | None) -> str:
-    """The metric that was asked for, else the sweep's own."""
+def _metric(paths: SweepPaths, given: str | None, rows: Sequence[Row]) -> str:
+    """The metric that was asked for, else the sweep's own. Raises: UsageError: no point has it, or none is named."""
+    from autoexperiment.errors import UsageError, unknown
     from autoexperiment.sweep import book
 
-    if metric := given or book.definition(paths)["metric"]:
-        return str(metric)
-    counts = Counter(name for row in book.read(paths).rows for name in row["metrics"])
-    known = ", ".join(sorted(counts)) or "none yet"
-    raise click.UsageError(f"The sweep names no metric of its own. Name one: --metric. There are: {known}.")
+    known = dict.fromkeys(name for row in rows for name in row["metrics"])
+    metric: str = given or book.definition(paths)["metric"]
+    if not metric:
+        raise UsageError(f"The sweep names no metric of its own. Name one: --metric. There are: {', '.join(known)}.")
+    if given and given not in known:
+        raise UsageError(unknown("metric", given, known, where=f"the sweep {paths.folder.name}"))
+    return metric
 
 
 def _goal(paths: SweepPaths, metric: str, given: str | None) -> str | None:
+    """The direction that is better; None: nobody has said. Raises: UsageError: it is another than the one that was asked."""
+    from autoexperiment.errors import UsageError
+    from autoexperiment.goals import known_goal
     from autoexperiment.sweep import book
 
     wanted = book.definition(paths)
-    return given or (wanted["goal"] if metric == wanted["metric"] and wanted["goal"] else None)
+    known = (wanted["goal"] if metric == wanted["metric"] else "") or known_goal(metric)
+    if given and known and given != known:
+        raise UsageError(f"--goal is {given}, but {metric!r} is to {known}. Leave --goal out.")
+    return given or known
+
+
+def counted(found: Mapping[str, Any]) -> str:
+    """How many points there are of which status."""
+    counts = ", ".join(f"{count} {plain(word)}" for word, count in found["by_status"].items()) or "none"
+    earlier = f", and {found['earlier']} of earlier plans" if found["earlier"] else ""
+    return f"{found['ended']} of {found['planned']} points have ended{earlier}: {counts}"
+
+
+def place_words(directory: str) -> list[str]:
+    """What a command needs besides a sweep's name to find it."""
+    return [] if directory == OUTPUTS else ["--output-dir", shlex.quote(directory)]
 
 
 @click.command("status")
@@ -64,13 +94,12 @@ def status(name: str, output_dir: str, as_json: bool) -> int:
 
     found = results.status(_find(name, output_dir))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return 0
-    counts = ", ".join(f"{count} {plain(word)}" for word, count in found["by_status"].items()) or "none"
     facts = [
         ("sweep", plain(found["name"])),
         ("now", f"running (process {found['pid']})" if found["is_running"] else "not running"),
-        ("points", f"{found['ended']} of {found['planned']} have ended: {counts}"),
+        ("done", counted(found)),
     ]
     if found["left"]:
         facts.append(("left", f"{found['left']}" + (f", {duration(found['left_s'])}" if found["left_s"] else "")))
@@ -92,12 +121,14 @@ def results(name: str, output_dir: str, metric: str | None, as_json: bool) -> in
     paths = _find(name, output_dir)
     found = results.rows(paths)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return 0
-    metrics = [metric] if metric else _shown_metrics(found, first=book.definition(paths)["metric"])
+    own = book.definition(paths)["metric"]
+    metrics = [_metric(paths, metric, found)] if metric else _shown_metrics(found, first=own)
     click.echo(_table(found, metrics))
-    if left := sum(len(row["metrics"]) for row in found[:1]) - len(metrics):
-        click.echo(f"{left} more metrics: --json, or mlx sweep export {plain(name)} --format csv", err=True)
+    if left := len({name for row in found for name in row["metrics"]} - set(metrics)):
+        where = " ".join([plain(name), *place_words(output_dir)])
+        click.echo(f"{left} more metrics: --json, or mlx sweep export {where} --format csv", err=True)
     return 0
 
 
@@ -149,10 +180,11 @@ def best(name: str, output_dir: str, metric: str | None, goal: str | None, confi
     from autoexperiment.analysis import best_of_sweep, sweep_frame
 
     paths = _find(name, output_dir)
-    metric = _metric(paths, metric)
-    found = best_of_sweep(sweep_frame(paths.folder), metric, goal=_goal(paths, metric, goal), confidence=confidence)
+    rows = _rows(paths)
+    metric = _metric(paths, metric, rows)
+    found = best_of_sweep(sweep_frame(rows), metric, goal=_goal(paths, metric, goal), confidence=confidence)
     if as_json:
-        _print_json({**asdict(found), "is_sure": found.is_sure})
+        print_json({**asdict(found), "is_sure": found.is_sure})
     else:
         click.echo(found)
     return 0
@@ -181,8 +213,9 @@ def plot(
     from autoexperiment.analysis import sweep_frame, sweep_report_figures
 
     paths = _find(name, output_dir)
-    frame, metric = sweep_frame(paths.folder), _metric(paths, metric)
-    figures = sweep_report_figures(frame, metric, param_cols=params or None, confidence=confidence)
+    rows = _rows(paths)
+    metric = _metric(paths, metric, rows)
+    figures = sweep_report_figures(sweep_frame(rows), metric, param_cols=params or None, confidence=confidence)
     place = folder or paths.folder
     place.mkdir(parents=True, exist_ok=True)
     files = []
@@ -190,7 +223,7 @@ def plot(
         files.append(place / f"{title}.{form}")
         figure.savefig(files[-1])
     if as_json:
-        _print_json([str(file) for file in files])
+        print_json([str(file) for file in files])
     else:
         click.echo("\n".join(map(str, files)))
     return 0
@@ -205,7 +238,8 @@ def plot(
 @click.option(
     "--to", "place", type=click.Path(path_type=Path), help="The file, or a tracker's folder; otherwise beside the runs."
 )
-def export(name: str, output_dir: str, form: str, place: Path | None) -> int:
+@JSON
+def export(name: str, output_dir: str, form: str, place: Path | None, as_json: bool) -> int:
     """Write the results for other programs: a table, or the runs of a tracker."""
     from autoexperiment import trackers
     from autoexperiment.sweep import book, results
@@ -214,5 +248,8 @@ def export(name: str, output_dir: str, form: str, place: Path | None) -> int:
     to = place or (paths.folder / f"results.{form}" if form in ("csv", "parquet") else paths.folder)
     rows, facts = results.rows(paths), book.definition(paths)
     trackers.export(rows, form, to, sweep_name=paths.folder.name, facts=facts, curves_of=partial(results.curves, paths))
-    click.echo(to)
+    if as_json:
+        print_json({"format": form, "to": str(to), "points": len(rows)})
+    else:
+        click.echo(to)
     return 0

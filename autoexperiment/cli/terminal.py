@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from typing import Any
 
 import click
 
@@ -14,6 +15,12 @@ DONE = "      ✓ "
 
 def heading(text: str) -> str:
     return f"{RULE}\n{text}\n{RULE}"
+
+
+def print_json(value: Any) -> None:
+    from autoexperiment.files import dump_json
+
+    click.echo(dump_json(value))
 
 
 class Teller:

@@ -5,9 +5,10 @@ As in document.py, a rule between two fields belongs to the later one.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -47,12 +48,14 @@ from autoexperiment.config.sweep_parameters import (
     shaped,
     whole,
 )
-from autoexperiment.goals import known_goal
+from autoexperiment.goals import GOALS, known_goal
+from autoexperiment.metrics import METRICS
 from autoexperiment.vocabulary import Goal
 
 MOST_POINTS = 100_000
 MOST_SEEDS = 1_000
-SAMPLERS = ("grid", "random", "sobol", "tpe", "cmaes")
+SamplerName = Literal["grid", "random", "sobol", "tpe", "cmaes"]
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 ADAPTIVE = ("tpe", "cmaes")
 WORK = r"^(?:experiment|gpt|workflow:[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*)$(?!\n)"
 METRIC = r"^[A-Za-z_][A-Za-z0-9_./@-]{0,99}$(?!\n)"
@@ -88,7 +91,7 @@ SamplerSeed = Annotated[
 class SamplerChoice(Section):
     """What chooses the trials."""
 
-    name: Annotated[Literal["grid", "random", "sobol", "tpe", "cmaes"], Field(description="Which sampler.")] = "grid"
+    name: Annotated[SamplerName, Field(description="Which sampler.")] = "grid"
     trials: Annotated[
         Annotated[int, Field(ge=1, le=MOST_POINTS), BeforeValidator(whole)] | None,
         Field(description="How many trials; null for a grid, which has all combinations."),
@@ -240,7 +243,8 @@ class SweepConfig(Section):
         metric = info.data.get("metric")
         known = known_goal(metric) if metric else None
         if metric and not known and goal is None:
-            raise broken(f"Missing required field: 'goal' of metric {metric!r}. Allowed: minimize, maximize")
+            fault = f"Missing required field: 'goal' of metric {metric!r}. Allowed: minimize, maximize"
+            raise broken(fault + _near(metric))
         if goal and known and known != goal:
             raise broken(f"'goal' is {goal}, but {metric!r} is better when it is {_BETTER[known]}. Leave 'goal' out")
         if goal and "metric" in info.data and metric is None:
@@ -290,6 +294,13 @@ class SweepConfig(Section):
 
 
 _BETTER = {Goal.MINIMIZE: "smaller", Goal.MAXIMIZE: "larger"}
+
+
+def _near(metric: str) -> str:
+    """A known metric that a name may be meant to be."""
+    names = [*METRICS, *GOALS, *(f"test_{name}" for name in GOALS if not name.startswith("val_"))]
+    near = difflib.get_close_matches(metric, names, n=1)
+    return f". Did you mean the metric {near[0]!r}?" if near else ""
 
 
 def _clash(paths: Iterable[str], others: Iterable[str]) -> str:

@@ -330,7 +330,7 @@ class Engine:
         self._running[point.key] = point
         self.observer.begun(point)
 
-    def _take(self, point: Point, result: Result | OSError) -> None:
+    def _take(self, point: Point, result: Result | Exception) -> None:
         """Write down how a point ended, unless it was stopped.
 
         Raises: LabError: the machine kept it from being run, and would do the same to others.
@@ -341,6 +341,10 @@ class Engine:
                 f"Point {point.number} could not be run: {result.strerror or result}{place}. Nothing that was recorded is "
                 "lost. Mend that, and go on: --resume"
             ) from result
+        if isinstance(result, Exception):
+            result = Result(
+                RunStatus.FAILED, reason=f"A fault of this program: {type(result).__name__}: {result}"
+            ).sound()
         if result.status is RunStatus.INTERRUPTED:
             if self.signals.received:
                 return

@@ -44,7 +44,7 @@ def left_s(
     for rung, count in enumerate(left):
         near = max((each for each in known if each <= rung), default=min(known))
         ratio = resources[rung] / resources[near] if resources else 1.0
-        total += count * statistics.median(known[near]) * ratio
+        total += max(0, count) * statistics.median(known[near]) * ratio
     return total
 
 
@@ -89,7 +89,8 @@ def _together(plan: SweepPlan, expected: Mapping[str, float], measured: Mapping[
         todo = [point for point in here if not _is_done(plan, point, measured)] or here
         times = [expected[point.key] for point in todo]
         if count:
-            total += max(count * statistics.fmean(times) / plan.slots, max(times))
+            shared = count * statistics.fmean(times) / plan.slots
+            total += max(shared, *times)
     return total
 
 

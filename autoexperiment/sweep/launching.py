@@ -46,8 +46,8 @@ class Where:
                 "executor 'dask' and the address of its scheduler go together. Type: --dask tcp://10.0.0.1:8786, or in "
                 "Python: executor='dask', address='tcp://10.0.0.1:8786'"
             )
-        if self.max_parallel is not None and self.max_parallel < 1:
-            raise UsageError(f"max_parallel is {self.max_parallel}. Allowed: 1 or more.")
+        if self.max_parallel is not None and (type(self.max_parallel) is not int or self.max_parallel < 1):
+            raise UsageError(f"max_parallel is {self.max_parallel!r}. Allowed: a whole number, 1 or more.")
 
     def slots(self, *, is_clocked: bool) -> int:
         """How many points run side by side on this machine.
@@ -143,8 +143,11 @@ def base_key(work: Work, base: Mapping[str, Any]) -> str:
     """The identity of what all points of some work start from."""
     try:
         whole = work.identity(work.resolve({}, None))
-    except LabError:  # sound only with the parameters that a sweep sets
-        whole = {"base": base}
+    except LabError:  # sound only with the parameters that a sweep sets; code and data count all the same
+        try:
+            whole = work.identity(base)
+        except (LabError, LookupError, TypeError):
+            whole = {"base": base}
     return key_of(work.kind, whole)
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
-ADAPTIVE = ("tpe", "cmaes")
 MOST_REPEATS = 10
 _STARTUP = 10  # trials that TPE chooses at random before it begins: Optuna's own default
 

@@ -68,7 +68,12 @@ class SweepPlan:
 
 
 def make_plan(
-    config: SweepConfig, *, root: Path, where: Where | None = None, is_resumed: bool = False, retries_failed: bool = False
+    config: SweepConfig,
+    *,
+    root: Path,
+    where: Where | None = None,
+    is_resumed: bool = False,
+    retries_failed: bool = False,
 ) -> SweepPlan:
     """Look at everything that running a sweep needs; nothing is written, and nothing is run.
 

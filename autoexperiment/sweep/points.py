@@ -27,6 +27,14 @@ def key_of(kind: str, identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical([kind, identity]).encode()).hexdigest()[:KEY_DIGITS]
 
 
+def _finite(value: float | None) -> float | None:
+    """A number that a float can hold, or None."""
+    try:
+        return value if value is not None and math.isfinite(value) else None
+    except OverflowError:  # a whole number of more than 308 digits
+        return None
+
+
 @dataclass(frozen=True)
 class Point:
     """One process to run: the values of a trial, and one seed.
@@ -102,9 +110,7 @@ class Result:
 
     def sound(self) -> Result:
         """This result as it can be kept: bounded, and without NaN and infinity."""
-        finite = {
-            name: value if value is None or math.isfinite(value) else None for name, value in self.metrics.items()
-        }
+        finite = {name: _finite(value) for name, value in self.metrics.items()}
         found = replace(self, metrics=finite, reason=clean(self.reason, LONGEST_REASON))
         if len(json.dumps([finite, dict(self.trust)])) <= LONGEST_METRICS:
             return found

@@ -11,7 +11,7 @@ from autoexperiment.supervisor import Signals
 from autoexperiment.sweep.once import run_once
 from autoexperiment.sweep.points import Order, Result
 
-Done = tuple[Order, Result | OSError]  # an error: the machine kept the point from being run
+Done = tuple[Order, Result | Exception]  # an error: something kept the point from being run
 
 
 class Executor(Protocol):
@@ -55,9 +55,7 @@ class LocalExecutor:
         except queue.Empty:
             return ()
         error = future.exception()
-        if error is not None and not isinstance(error, OSError):
-            raise error
-        return ((order, error or future.result()),)
+        return ((order, error if isinstance(error, Exception) else future.result()),)
 
     def stop(self) -> None:
         self._signals.end()

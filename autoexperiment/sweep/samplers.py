@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from autoexperiment.config.sweep_document import ADAPTIVE, SAMPLERS
 from autoexperiment.dotpaths import canonical
 from autoexperiment.errors import UsageError, unknown
 from autoexperiment.sweep.space import Space
@@ -200,8 +201,8 @@ def make_sampler(name: str, space: Space, *, trials: int | None, seed: int = 0, 
 
     if name == "sobol":
         return DrawnSampler(space, trials, optuna_samplers.sobol(tuple(space.parameters), seed=seed))
-    if name not in optuna_samplers.ADAPTIVE:
-        raise UsageError(unknown("sampler", name, ("grid", "random", "sobol", *optuna_samplers.ADAPTIVE)))
+    if name not in ADAPTIVE:
+        raise UsageError(unknown("sampler", name, SAMPLERS))
     if goal is None:
         raise UsageError(f"Sampler {name!r} needs to know which values are better. Allowed: minimize, maximize.")
     return optuna_samplers.AdaptiveSampler(name, space, trials=trials, seed=seed, goal=goal)

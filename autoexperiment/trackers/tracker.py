@@ -222,10 +222,12 @@ class Tracker:
 
     def _switch_off(self, fault: str) -> None:
         self._is_off = True
-        sweep = shlex.quote(self._begin["sweep"])
+        words = ["mlx", "sweep", "export", self._begin["sweep"], "--format", self.name]
+        output = self._begin["facts"].get("output", "outputs")
+        words += [] if output == "outputs" else ["--output-dir", output]
         self._say(
             f"Tracker {self.name} is switched off: {fault} The sweep and its results are not affected. "
-            f"Its log: {self.log}. To add what is missing there: mlx sweep export {sweep} --format {self.name}"
+            f"Its log: {self.log}. To add what is missing there: {shlex.join(words)}"
         )
 
 

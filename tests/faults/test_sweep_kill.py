@@ -135,7 +135,7 @@ def _is_killed_after(process: subprocess.Popen[str], seconds: float) -> bool:
 def test_killed_process_of_a_point_is_a_row_with_its_reason(place: Workspace, held: Held) -> None:
     held.hold()
     sweep = place.start("sweep", "run", "--config", place.write(sweep_of([1, 2], max_parallel=1)))
-    held.wait_for("begun", 1)
+    held.wait_for("begun", 1, of=sweep)
 
     os.kill(held.pids()[0], signal.SIGKILL)
     held.release()
@@ -157,7 +157,7 @@ def test_signal_keeps_what_ended_and_the_rest_is_run_later(
 ) -> None:
     config = place.write(sweep_of([1, 2, 3], max_parallel=2))
     sweep = place.start("sweep", "run", "--config", config, start_new_session=True)
-    held.wait_for("done", 1)
+    held.wait_for("done", 1, of=sweep)
     held.hold()
     wait_until(lambda: len(held.said("begun")) == 3 or len(held.said("done")) == 3, "the last point")
 
@@ -181,7 +181,7 @@ def test_second_sweep_of_a_name_is_refused_while_the_first_goes_on(place: Worksp
     config = place.write(sweep_of([1, 2], max_parallel=1))
     held.hold()
     first = place.start("sweep", "run", "--config", config)
-    held.wait_for("begun", 1)
+    held.wait_for("begun", 1, of=first)
 
     told = place.mlx("sweep", "run", "--config", config, code=1)
     held.release()
