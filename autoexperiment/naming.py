@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 PREFIX = "param."
+SEED = "seed"
 
 Path = TypeVar("Path", str, tuple[str, ...])
 
@@ -31,14 +32,25 @@ def short_names(paths: Iterable[Path], taken: Iterable[str] = (), *, is_short: b
     return _told_apart(wanted, whole, taken)
 
 
+def is_seed(path: str) -> bool:
+    """Whether a parameter makes replicates and no other configuration: its last name is `seed`."""
+    return path.rpartition(".")[2] == SEED
+
+
+def well_formed(text: str) -> str:
+    """Text as UTF-8 can hold it: JSON may have named half of a character, which becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def free_names(names: Iterable[str], taken: Iterable[str], *, prefix: str) -> dict[str, str]:
-    """The column of each name: itself where it is free, else with the prefix before it until it is."""
+    """The column of each name: itself where it is free, else with the prefix before it until it is. Halves of characters
+    are question marks."""
     wanted, occupied = list(dict.fromkeys(names)), set(taken)
     used = occupied | set(wanted)
     columns = {}
     for name in wanted:
-        column = name
-        while name in occupied and column in used:
+        column = well_formed(name)
+        while column in used and (column != name or name in occupied):
             column = prefix + column
         columns[name] = column
         used.add(column)
@@ -46,11 +58,11 @@ def free_names(names: Iterable[str], taken: Iterable[str], *, prefix: str) -> di
 
 
 def _last(names: tuple[str, ...]) -> str:
-    return ".".join(names[-2:]) if names[-1].isdecimal() else names[-1]
+    return well_formed(".".join(names[-2:]) if names[-1].isdecimal() else names[-1])
 
 
 def _dotted(names: tuple[str, ...]) -> str:
-    return ".".join(f'"{name}"' if "." in name else name for name in names)
+    return well_formed(".".join(f'"{name}"' if "." in name else name for name in names))
 
 
 def _told_apart(wanted: Mapping[Path, str], whole: Mapping[Path, str], taken: set[str]) -> dict[Path, str]:

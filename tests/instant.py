@@ -45,7 +45,7 @@ class Instant:
         return dotpaths.replaced(self.base, {**params, "training.seed": seed})
 
     def identity(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        return {"training": {name: value for name, value in config["training"].items() if name != "weight_decay"}}
+        return {"training": {name: value for name, value in config["training"].items() if name != "batch_size"}}
 
     def expected_s(self, config: Mapping[str, Any]) -> float | None:
         """One second, and one for each epoch."""

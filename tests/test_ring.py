@@ -156,8 +156,7 @@ def test_a_program_that_says_another_size_has_not_joined(tmp_path: Path) -> None
     assert not any(member.has_joined for member in ending.members)
 
 
-def test_a_silent_program_has_joined_when_it_was_reached(tmp_path: Path) -> None:
-    code = """
+MEET = """
 import json, os, pathlib, socket, time
 rank = int(os.environ["MLX_RANK"])
 places = [p[0].split(":") for p in json.loads(pathlib.Path(os.environ["MLX_HOSTFILE"]).read_text())]
@@ -169,12 +168,21 @@ while True:
     except OSError:
         time.sleep(0.05)
 other, _ = server.accept()
-time.sleep(0.9)
 """
-    ending = ring.launch(job_of(tmp_path, code))
+
+
+def test_a_silent_program_has_joined_when_it_was_reached(tmp_path: Path) -> None:
+    ending = ring.launch(job_of(tmp_path, MEET + "time.sleep(0.9)"))
 
     assert [member.has_joined for member in ending.members] == [True, True]
     assert ending.exit_code == 0
+
+
+def test_a_silent_program_has_joined_although_the_other_has_ended(tmp_path: Path) -> None:
+    ending = ring.launch(job_of(tmp_path, MEET + "time.sleep(0.9 * rank)"))
+
+    assert ending.members[1].has_joined
+    assert (ending.exit_code, ending.warning) == (0, "")
 
 
 def test_ranks_that_do_not_come_together_are_ended(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from instant import EPOCHS, RATE, sweep_of
 
 from autoexperiment.errors import HarnessError, LabError, Locked, Refused
 from autoexperiment.files import Lock
-from autoexperiment.sweep import book, experiments, launching, plans, results, samplers
+from autoexperiment.sweep import book, dask, experiments, launching, results, samplers
 from autoexperiment.sweep.book import Book
 from autoexperiment.sweep.estimates import estimate, left_s
 from autoexperiment.sweep.launching import Where
@@ -25,7 +25,7 @@ RATES = {RATE: [0.1, 0.01, 0.001]}
 
 
 @pytest.fixture(autouse=True)
-def _at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     instant.use(monkeypatch)
 
 
@@ -60,7 +60,10 @@ def test_there_are_no_more_trials_than_values(name: str, tmp_path: Path) -> None
 
 
 def test_rungs_are_made_of_the_trials_that_there_are(tmp_path: Path) -> None:
-    fields = {"sampler": {"name": "random", "trials": 20}, "halving": {"resource": EPOCHS, "min": 1, "max": 9}}
+    fields: dict[str, Any] = {
+        "sampler": {"name": "random", "trials": 20},
+        "halving": {"resource": EPOCHS, "min": 1, "max": 9},
+    }
 
     plan = planned(tmp_path, parameters=RATES, **fields)
 
@@ -104,15 +107,17 @@ def test_longer_halving_counts_what_both_have_once(tmp_path: Path) -> None:
 
 def test_sampler_that_learns_goes_on_with_what_it_asked_for_and_with_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    tpe = {"parameters": {RATE: {"low": 0.1, "high": 1.0}}, "sampler": {"name": "tpe", "trials": 4}}
+    tpe: dict[str, Any] = {"parameters": {RATE: {"low": 0.1, "high": 1.0}}, "sampler": {"name": "tpe", "trials": 4}}
     done(tmp_path, parameters={RATE: [2.0, 3.0]})
     done(tmp_path, **tpe)
 
     more = planned(tmp_path, **{**tpe, "sampler": {"name": "tpe", "trials": 6}})
     fewer = planned(tmp_path, **{**tpe, "sampler": {"name": "tpe", "trials": 2}})
+    other = planned(tmp_path, **{**tpe, "sampler": {"name": "tpe", "trials": 6, "seed": 9}})
 
     assert (more.points, more.left, more.tally.earlier) == (6, 2, 2)
     assert (fewer.points, fewer.left, fewer.tally.earlier) == (4, 0, 2)
+    assert (other.points, other.left, other.tally.earlier) == (6, 2, 2)
 
 
 def test_failed_points_are_left_where_they_are_tried_again(tmp_path: Path) -> None:
@@ -125,14 +130,14 @@ def test_failed_points_are_left_where_they_are_tried_again(tmp_path: Path) -> No
 
 def test_failed_points_that_a_sampler_has_learned_from_are_not_left(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    fields = {"parameters": {RATE: [0.1, 9]}, "sampler": {"name": "tpe", "trials": 2}}
+    fields: dict[str, Any] = {"parameters": {RATE: [0.1, 9]}, "sampler": {"name": "tpe", "trials": 2}}
     done(tmp_path, **fields)
 
     assert planned(tmp_path, **fields, retries_failed=True).left == 0
 
 
 def test_trials_that_are_the_same_point_are_counted(tmp_path: Path) -> None:
-    plan = planned(tmp_path, parameters={**RATES, "training.weight_decay": [0.1, 0.2]}, seeds=2)
+    plan = planned(tmp_path, parameters={**RATES, "training.batch_size": [4, 8]}, seeds=2)
 
     assert (plan.trials, plan.points, plan.repeats) == (6, 6, 6)
 
@@ -152,13 +157,19 @@ def test_status_of_a_sweep_that_was_stopped_says_what_is_left(tmp_path: Path) ->
 
 
 def test_trials_are_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, real = [], samplers.make_sampler
-    monkeypatch.setattr(samplers, "make_sampler", lambda *given, **more: made.append(given) or real(*given, **more))
+    made: list[str] = []
+    real = samplers.make_sampler
+
+    def counted(name: str, *given: Any, **more: Any) -> samplers.Sampler:
+        made.append(name)
+        return real(name, *given, **more)
+
+    monkeypatch.setattr(samplers, "make_sampler", counted)
 
     plan = planned(tmp_path, parameters={RATE: {"low": 0.1, "high": 1.0}}, sampler={"name": "random", "trials": 5})
     launching.run(plan.launch)
 
-    assert len(made) == 1
+    assert made == ["random"]
     ended = book.read(plan.launch.paths).rows
     assert [row["params"] for row in ended] == [dict(point.params) for point in plan.listed]
 
@@ -262,8 +273,14 @@ def test_status_weighs_the_rungs_that_are_left(tmp_path: Path) -> None:
 
 
 def test_time_of_a_training_is_told_by_one_epoch_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    probes, real = [], experiments._pace
-    monkeypatch.setattr(experiments, "_pace", lambda *given: probes.append(given) or real(*given))
+    probes: list[Any] = []
+    real = experiments._train_once
+
+    def counted(*given: Any) -> Any:
+        probes.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(experiments, "_train_once", counted)
     doing = experiments.make({**instant.BASE}, root=tmp_path, options={"name": "s"})
 
     def expected(epochs: int, rows: int = 100) -> float:
@@ -286,7 +303,7 @@ def test_time_of_a_training_is_told_by_one_epoch_of_the_first(tmp_path: Path, mo
 def test_plan_of_a_sweep_that_is_there_is_refused_like_its_run(tmp_path: Path) -> None:
     done(tmp_path, parameters=RATES)
 
-    with pytest.raises(Refused, match="has 3 points already. Go on with it: --resume"):
+    with pytest.raises(Refused, match=r"has 3 points already. Go on with it: --resume"):
         planned(tmp_path, is_resumed=False, parameters=RATES)
 
 
@@ -301,15 +318,10 @@ def test_plan_on_another_base_is_refused_like_its_run(tmp_path: Path) -> None:
 def test_plan_of_a_sweep_that_goes_on_is_refused(tmp_path: Path) -> None:
     done(tmp_path, parameters=RATES)
 
-    with (
-        Lock(tmp_path / "outputs" / "s" / "lock") if False else _locked(tmp_path),
-        pytest.raises(Locked, match="is going on in process"),
-    ):
+    lock = Lock(planned(tmp_path, parameters=RATES).launch.paths.lock)
+
+    with lock.acquire(), pytest.raises(Locked, match="is going on in process"):
         planned(tmp_path, parameters=RATES)
-
-
-def _locked(root: Path) -> Lock:
-    return Lock(planned(root, parameters=RATES).launch.paths.lock).acquire()
 
 
 def test_nothing_is_said_of_a_sweep_that_is_refused(tmp_path: Path) -> None:
@@ -323,8 +335,9 @@ def test_nothing_is_said_of_a_sweep_that_is_refused(tmp_path: Path) -> None:
     assert said == ["opened"]
 
 
-def test_nothing_is_said_where_no_scheduler_answers(tmp_path: Path) -> None:
+def test_nothing_is_said_where_no_scheduler_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
+    monkeypatch.setattr(dask, "CONNECT_S", 0.2)
     said: list[str] = []
     where = Where("dask", "tcp://127.0.0.1:1", 1)
     plan = make_plan(sweep_of(parameters=RATES), root=tmp_path, where=where)
@@ -366,10 +379,9 @@ def test_record_of_what_was_wanted_has_the_rungs(tmp_path: Path) -> None:
     assert wanted["rungs"] == [[1, 3], [9, 1]]
 
 
-def test_a_file_that_names_no_sampler_has_all_points_listed(tmp_path: Path) -> None:
+def test_points_of_a_grid_are_listed_in_its_order(tmp_path: Path) -> None:
     plan = planned(tmp_path, parameters=RATES, seeds=[4, 5])
 
     assert [(point.params[RATE], point.seed) for point in plan.listed] == [
         (rate, seed) for rate in (0.1, 0.01, 0.001) for seed in (4, 5)
     ]
-    assert isinstance(plan, plans.SweepPlan)

@@ -21,7 +21,7 @@ from autoexperiment.analysis.columns import check_column, check_columns, group_r
 from autoexperiment.analysis.comparison import MOST_RUNS, POWER, holm, runs_needed, welch
 from autoexperiment.analysis.intervals import Moments, moments
 from autoexperiment.analysis.table import compute_ci_df
-from autoexperiment.analysis.words import goal_of, params_text, plural
+from autoexperiment.analysis.words import goal_of, params_text, percent, plural
 from autoexperiment.errors import HarnessError
 from autoexperiment.vocabulary import Goal
 
@@ -108,8 +108,8 @@ class BestConfig:
             return "nothing to compare it with: no other configuration has a number"
         if self.is_sure:
             largest = max(other.p_value or 0.0 for other in self.others)
-            return f"sure at {self.confidence:.0%}: better than all {len(self.others)} others (largest p {largest:.2g})"
-        return f"not sure at {self.confidence:.0%}: {len(self.undecided)} of {len(self.others)} others may be as good:"
+            return f"sure at {percent(self.confidence)}: better than all {len(self.others)} others (largest p {largest:.2g})"
+        return f"not sure at {percent(self.confidence)}: {len(self.undecided)} of {len(self.others)} others may be as good:"
 
 
 def best_config(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from autoexperiment.analysis.intervals import Moments
@@ -17,10 +19,13 @@ def welch(facts: Moments, chosen: int, others: np.ndarray) -> np.ndarray:
     NaN where there is no noise to measure a difference with: fewer than two values on a side, or all equal on both.
     Source: Welch 1947.
     """
-    share = facts.sd**2 / np.maximum(facts.count, 1)
-    own, theirs = share[chosen], share[others]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        t = (facts.mean[chosen] - facts.mean[others]) / np.sqrt(own + theirs)
+    count = np.maximum(facts.count, 1)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore", under="ignore"):
+        # in units of the larger noise of the two, whose square is then no more and no less than a float can hold
+        unit = np.fmax(facts.sd[chosen], facts.sd[others])
+        own = (facts.sd[chosen] / unit) ** 2 / count[chosen]
+        theirs = (facts.sd[others] / unit) ** 2 / count[others]
+        t = (facts.mean[chosen] / unit - facts.mean[others] / unit) / np.sqrt(own + theirs)
         freedom = (own + theirs) ** 2 / (own**2 / (facts.count[chosen] - 1) + theirs**2 / (facts.count[others] - 1))
     found: np.ndarray = 2 * need("scipy.special").stdtr(freedom, -np.abs(t))
     return found
@@ -41,8 +46,10 @@ def runs_needed(difference: float, sd: float, other_sd: float, *, alpha: float) 
     Returns: 2 or more; None for more than 10,000, and where nothing differs or there is no noise.
     Source: Cohen 1988, chapter 2, by the noncentral t distribution.
     """
-    if not (difference != 0 and sd**2 + other_sd**2 > 0):
+    unit = max(sd, other_sd)
+    if not (difference != 0 and 0 < unit < math.inf):
         return None
+    difference, sd, other_sd = difference / unit, sd / unit, other_sd / unit
     low, high = 1, 2
     while _power(high, difference, sd, other_sd, alpha) < POWER:
         if high >= MOST_RUNS:

@@ -18,7 +18,7 @@ from autoexperiment.analysis.columns import (
 from autoexperiment.analysis.keywords import known_keywords
 from autoexperiment.analysis.scale import Scale, scale_of
 from autoexperiment.analysis.table import compute_ci_df
-from autoexperiment.analysis.words import metric_label, plain, value_text
+from autoexperiment.analysis.words import metric_label, percent, plain, value_text
 from autoexperiment.errors import UsageError
 from autoexperiment.extras import need
 
@@ -230,7 +230,7 @@ def _add_legend(figure: Any, tables: Sequence[pd.DataFrame], look: _Look) -> Non
     line = need("matplotlib.lines").Line2D
     marks = [line([], [], color=GREY, marker="o", ms=5.5, lw=1.3, label="one run")]
     if any((table["count"] > 1).any() for table in tables):
-        marks[0].set_label(f"mean, {look.confidence:.0%} interval ({look.method})")
+        marks[0].set_label(f"mean, {percent(look.confidence)} interval ({look.method})")
         marks.append(line([], [], color=GREY, marker=".", ms=5, ls="", alpha=0.6, label="one run"))
     if any(table["missing"].any() for table in tables):
         marks.append(line([], [], color=GREY, marker="x", ms=6, mew=1.6, ls="", label="run without a number"))

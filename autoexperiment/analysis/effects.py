@@ -10,6 +10,7 @@ import numpy as np
 
 from autoexperiment.analysis.columns import check_column, check_columns, group_rows, is_missing, numbers
 from autoexperiment.analysis.curves import COLOURS, GREY, MEANS, MISSING, RUNS
+from autoexperiment.analysis.intervals import scaled
 from autoexperiment.analysis.scale import Scale, scale_of
 from autoexperiment.analysis.words import metric_label, plain
 from autoexperiment.errors import UsageError
@@ -54,7 +55,7 @@ def effect_sizes(df: pd.DataFrame, metric: str, *, param_cols: str | Sequence[st
 
 def _epsilon_squared(values: np.ndarray, codes: np.ndarray) -> float:
     has = np.isfinite(values)
-    found, levels = values[has], np.unique(codes[has], return_inverse=True)[1]
+    found, levels = scaled(values[has])[0], np.unique(codes[has], return_inverse=True)[1]
     n, k = len(found), levels.max(initial=-1) + 1
     if n <= k or np.ptp(found) == 0:
         return math.nan

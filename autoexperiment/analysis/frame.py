@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoexperiment import history
-from autoexperiment.analysis.layout import METRIC_PREFIX, METRICS, PARAMS
+from autoexperiment.analysis.layout import METRIC_PREFIX, METRICS, PARAMS, as_text
 from autoexperiment.errors import HarnessError, UsageError, unknown
 from autoexperiment.extras import need
-from autoexperiment.naming import free_names, short_names
+from autoexperiment.naming import SEED, free_names, short_names
 from autoexperiment.paths import OutputPaths, RunPaths
 from autoexperiment.vocabulary import RunStatus
 
@@ -45,11 +45,12 @@ def runs_frame(
     metrics = free_names(found, FACTS, prefix=METRIC_PREFIX)
     names = short_names(paths, {*FACTS, *metrics.values()}, is_short=has_short_names)
     columns: dict[str, list[Any]] = {fact: [run[fact] for run in runs] for fact in FACTS}  # type: ignore[literal-required]
-    columns |= {names[path]: [config.get(path) for config in configs] for path in paths}
+    columns |= {names[path]: [as_text(config.get(path)) for config in configs] for path in paths}
     columns |= {column: [_final(run, metric) for run in runs] for metric, column in metrics.items()}
     frame: pd.DataFrame = need("pandas").DataFrame(columns)
     frame = frame.astype(dict.fromkeys(metrics.values(), "float64"))
-    frame.attrs = {PARAMS: [*names.values()], METRICS: [*metrics.values()]}
+    configuring = [name for path, name in names.items() if path[-1] != SEED]
+    frame.attrs = {PARAMS: configuring, METRICS: [*metrics.values()]}
     return frame
 
 

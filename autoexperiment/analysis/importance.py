@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoexperiment.analysis.columns import Groups, check_column, check_columns, group_rows, numbers
-from autoexperiment.analysis.intervals import Moments, moments
+from autoexperiment.analysis.intervals import Moments, moments, scaled
 from autoexperiment.analysis.words import params_text, plural
 from autoexperiment.errors import HarnessError, UsageError
 from autoexperiment.extras import need
@@ -95,7 +95,7 @@ def parameter_importance(df: pd.DataFrame, metric: str, *, param_cols: str | Seq
 def _grid(df: pd.DataFrame, metric: str, columns: Sequence[str]) -> _Grid:
     axes = [group_rows(df, [column]) for column in columns]
     shape = tuple(len(axis) for axis in axes)
-    values = numbers(df, metric)
+    values, _ = scaled(numbers(df, metric))
     if math.prod(shape) > np.isfinite(values).sum():
         raise HarnessError(_gaps(math.prod(shape), "", columns))
     cells = np.ravel_multi_index(tuple(axis.codes for axis in axes), shape)

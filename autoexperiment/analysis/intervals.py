@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +31,10 @@ class Moments:
 def moments(values: np.ndarray, codes: np.ndarray, groups: int) -> Moments:
     """Args: values, codes: shape (rows,); NaN is missing; `codes` numbers the group of each row."""
     has = np.isfinite(values)
-    which, found = codes[has], values[has]
+    which = codes[has]
     count = np.bincount(which, minlength=groups)
+    powers = _powers(values[has], which, groups)
+    found = np.ldexp(values[has], -powers[which])
     # One value of each group is taken off first, so that equal values leave exactly nothing.
     origin = np.full(groups, np.nan)
     origin[which[::-1]] = found[::-1]
@@ -41,7 +44,25 @@ def moments(values: np.ndarray, codes: np.ndarray, groups: int) -> Moments:
         squares = np.bincount(which, (shifted - offset[which]) ** 2, minlength=groups)
         sd = np.sqrt(np.where(count > 1, squares / (count - 1), np.nan))
     missing = np.bincount(codes[~has], minlength=groups)
-    return Moments(count, missing, origin + offset, sd)
+    with np.errstate(over="ignore"):
+        return Moments(count, missing, np.ldexp(origin + offset, powers), np.ldexp(sd, powers))
+
+
+def _powers(values: np.ndarray, which: np.ndarray, groups: int) -> np.ndarray:
+    """For each group the power of two just above its largest size: divided by it, which is exact, no sum and no square of
+    its values leaves the range of a float."""
+    largest = np.zeros(groups)
+    np.maximum.at(largest, which, np.abs(values))
+    return np.asarray(np.frexp(largest)[1])
+
+
+def scaled(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Values divided by a power of two, so that their squares stay in the range of a float; and its exponent.
+
+    Args: values: shape (n,), NaN allowed.
+    """
+    power = int(np.frexp(np.abs(values[np.isfinite(values)]).max(initial=0.0))[1])
+    return np.ldexp(values, -power), power
 
 
 def intervals(
@@ -55,6 +76,7 @@ def intervals(
     if method not in METHODS:
         raise UsageError(unknown("method", str(method), METHODS))
     check_confidence(confidence)
+    check_seed(seed)
     if method == "t":
         lower, upper = _student(facts, confidence)
     elif method == "wilson":
@@ -66,19 +88,28 @@ def intervals(
 
 
 def check_confidence(confidence: float) -> float:
-    """Raises: UsageError: not strictly between 0 and 1."""
-    if not 0 < confidence < 1:
-        hint = f"confidence={confidence / 100:g}" if 1 < confidence < 100 else "confidence=0.95"
+    """Raises: UsageError: not a number strictly between 0 and 1."""
+    is_number = isinstance(confidence, numbers.Real) and not isinstance(confidence, bool)
+    if not (is_number and 0 < confidence < 1):
+        hint = f"confidence={confidence / 100:g}" if is_number and 1 < confidence < 100 else "confidence=0.95"
         raise UsageError(f"confidence is {confidence!r}. Allowed: more than 0 and less than 1. Type: {hint}")
     return confidence
+
+
+def check_seed(seed: int) -> int:
+    """Raises: UsageError: not a whole number from 0."""
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+        raise UsageError(f"seed is {seed!r}. Allowed: whole numbers from 0. Type: seed=0")
+    return seed
 
 
 def _student(facts: Moments, confidence: float) -> tuple[np.ndarray, np.ndarray]:
     """Student's t with ddof=1. Source: Student 1908."""
     freedom = np.maximum(facts.count - 1, 1)
     quantile = need("scipy.special").stdtrit(freedom, (1 + confidence) / 2)
-    half = quantile * facts.sd / np.sqrt(np.maximum(facts.count, 1))
-    return facts.mean - half, facts.mean + half
+    with np.errstate(over="ignore"):  # a bound beyond the largest float is infinite
+        half = quantile * (facts.sd / np.sqrt(np.maximum(facts.count, 1)))
+        return facts.mean - half, facts.mean + half
 
 
 def _wilson(values: np.ndarray, facts: Moments, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +140,8 @@ def _bootstrap(
     parts = np.split(values[has][order], np.cumsum(facts.count)[:-1])
     for group, part in enumerate(parts):
         if len(part) > 1:
-            lower[group], upper[group] = bca(part, confidence, seed=seed)
+            small, power = scaled(part)
+            lower[group], upper[group] = np.ldexp(bca(small, confidence, seed=seed), power)
     return lower, upper
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from autoexperiment.analysis.columns import check_column, check_columns
 from autoexperiment.errors import UsageError, unknown
 from autoexperiment.extras import need
-from autoexperiment.naming import free_names, short_names
+from autoexperiment.naming import SEED, free_names, is_seed, short_names, well_formed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PARAMS, METRICS = "params", "metrics"  # what a frame's `attrs` say of its columns
+TASK = "task"
 METRIC_PREFIX = "metric."
 
 
@@ -39,34 +40,49 @@ class Sheet:
 
     def frame(self) -> pd.DataFrame:
         """The DataFrame. Parameters have short names where no other column could be meant, a metric that is called like
-        a fixed column has `metric.` before its name, and `attrs` lists the names of both."""
-        fixed = {*self.before, *self.between, *self.after, *self.reserved}
-        metrics = free_names(self.metric_names, fixed, prefix=METRIC_PREFIX)
-        params = short_names(dict.fromkeys(path for row in self.params for path in row), {*fixed, *metrics.values()})
+        a fixed column has `metric.` before its name, and `attrs` lists the names of both, without the seeds, which make
+        replicates and no configurations."""
+        present = {*self.before, *self.between, *self.after}
+        metrics = free_names(self.metric_names, {*present, *self.reserved}, prefix=METRIC_PREFIX)
+        taken = {*present, *({*self.reserved} - {SEED}), *metrics.values()}
+        params = short_names(dict.fromkeys(path for row in self.params for path in row), taken)
         columns = {
-            **self.before,
+            **_written(self.before),
             **{column: grouped([row.get(path) for row in self.params]) for path, column in params.items()},
-            **self.between,
+            **_written(self.between),
             **{column: measured([row.get(name) for row in self.metrics]) for name, column in metrics.items()},
-            **self.after,
+            **_written(self.after),
         }
         found: pd.DataFrame = need("pandas").DataFrame(columns)
-        found.attrs = {PARAMS: [*params.values()], METRICS: [*metrics.values()]}
+        found.attrs = {PARAMS: configuring(params), METRICS: [*metrics.values()]}
         return found
+
+
+def configuring(columns: Mapping[str, str]) -> list[str]:
+    """The columns, by path, of the parameters that make a configuration."""
+    return [column for path, column in columns.items() if not is_seed(path)]
+
+
+def _written(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    return {name: [as_text(value) for value in values] for name, values in columns.items()}
 
 
 def grouped(values: list[Any]) -> list[Any]:
     """A parameter's values so that equal ones, and no others, form a group: lists and objects are JSON text, and so is
-    every value where truth values stand among numbers or lists among text: 1 and true would be one group."""
+    every value where truth values stand among numbers or lists among text, since 1 and true would be one group, and where
+    a text has half of a character."""
     kinds = {type(value) for value in values}
     has_lists = bool(kinds & {list, tuple, dict})
-    if (bool in kinds and kinds & {int, float}) or (str in kinds and has_lists):
+    has_halves = any(isinstance(value, str) and value != well_formed(value) for value in values)
+    if (bool in kinds and kinds & {int, float}) or (str in kinds and has_lists) or has_halves:
         return [value if value is None else json.dumps(value) for value in values]
     return [as_text(value) for value in values] if has_lists else values
 
 
 def as_text(value: Any) -> Any:
-    """A list or an object as JSON text; any other value as it is."""
+    """A list or an object as JSON text, text as UTF-8 can hold it; any other value as it is."""
+    if isinstance(value, str):
+        return well_formed(value)
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
@@ -97,3 +113,21 @@ def metric_of(df: pd.DataFrame, metric: str) -> str:
     if known and metric not in known and metric not in df.columns:
         raise UsageError(unknown("metric", str(metric), known))
     return check_column(df, metric, argument="metric")
+
+
+def check_one_task(df: pd.DataFrame, chosen: Sequence[str]) -> None:
+    """Refuse a frame of `collate_sweep_evals` in which runs stand several times, once for each task.
+
+    Args: chosen: the columns that tell configurations apart; the task among them is one of them.
+    Raises: UsageError: there are two tasks or more.
+    """
+    known = [*df.attrs.get(PARAMS, ()), *df.attrs.get(METRICS, ())]
+    if not known or TASK not in df.columns or TASK in (*known, *chosen):
+        return
+    tasks = list(dict.fromkeys(df[TASK].dropna()))
+    if len(tasks) > 1:
+        names = ", ".join(repr(str(task)) for task in tasks[:5]) + (" and more" if len(tasks) > 5 else "")
+        raise UsageError(
+            f"The DataFrame holds {len(tasks)} tasks: {names}. Scores of different tasks are no replicates of each other. "
+            f"Allowed: one task. Type: df[df['task'].isin([{str(tasks[0])!r}, None])], which keeps points that failed"
+        )

@@ -10,7 +10,7 @@ from autoexperiment.analysis.columns import group_rows
 from autoexperiment.analysis.curves import plot_sweep_metric
 from autoexperiment.analysis.effects import effect_sizes, plot_main_effects
 from autoexperiment.analysis.heatmap import MOST_LEVELS, plot_sweep_heatmap
-from autoexperiment.analysis.layout import metric_of, params_of
+from autoexperiment.analysis.layout import check_one_task, metric_of, params_of
 from autoexperiment.analysis.scatter import plot_sweep_scatter
 from autoexperiment.analysis.sweeps import RUNG, lowest_rung
 from autoexperiment.errors import HarnessError
@@ -35,14 +35,15 @@ def sweep_report_figures(
     `plot_main_effects` of all. Of successive halving, pictures of two parameters and more show the lowest rung: there, all
     trials were given the same.
     Args:
-        param_cols: None: the parameters that the frame was made with. Those with one value are left out.
+        param_cols: None: the parameters that the frame was made with, but for seeds. Those with one value are left out.
         confidence, method: of the intervals over one parameter.
     Returns: figures by a name that can be a file's, without an ending.
-    Raises: UsageError: a column that is none. HarnessError: no parameter varies.
+    Raises: UsageError: a column that is none, a frame of several tasks. HarnessError: no parameter varies.
     """
-    metric = metric_of(df, metric)
+    metric, columns = metric_of(df, metric), params_of(df, param_cols)
+    check_one_task(df, columns)
     start = lowest_rung(df)
-    params = [column for column in params_of(df, param_cols) if len(group_rows(start, [column])) > 1]
+    params = [column for column in columns if len(group_rows(start, [column])) > 1]
     if not params:
         raise HarnessError(
             "No parameter of the sweep has two values, so there is nothing to draw. Needed: one that varies. "

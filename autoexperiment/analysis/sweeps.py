@@ -11,9 +11,10 @@ import numpy as np
 
 from autoexperiment.analysis.best import BestConfig, best_config
 from autoexperiment.analysis.columns import numbers
-from autoexperiment.analysis.layout import Sheet, metric_of, params_of
+from autoexperiment.analysis.layout import Sheet, check_one_task, metric_of, params_of
 from autoexperiment.analysis.words import plural
 from autoexperiment.errors import UsageError
+from autoexperiment.naming import SEED
 from autoexperiment.paths import SweepPaths
 from autoexperiment.sweep import exports, results
 from autoexperiment.vocabulary import Goal, RunStatus
@@ -21,7 +22,7 @@ from autoexperiment.vocabulary import Goal, RunStatus
 if TYPE_CHECKING:
     import pandas as pd
 
-RUNG, SEED = "rung", "seed"
+RUNG = "rung"
 
 
 def sweep_frame(source: str | Path | Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -29,7 +30,7 @@ def sweep_frame(source: str | Path | Iterable[Mapping[str, Any]]) -> pd.DataFram
 
     Args: source: the sweep's folder, `outputs/<name>`, or rows as `mlx sweep results --json` prints them.
     Returns: `number`, `trial`, `rung` where successive halving went on with some; the parameters (named as in
-        `collate_sweep_evals`); `seed` where there are replicates; the metrics, NaN for every point that is not completed;
+        `collate_sweep_evals`); `seed` where there are replicates, or a parameter of that name; the metrics, NaN for every point that is not completed;
         `status`, `reason`, `seconds`, `run_dir`, and for each metric how it was obtained, as `trust.NAME`. Names are those of
         `mlx sweep export`. `attrs` says which columns are parameters and which are metrics.
     Raises: UsageError: there is no sweep, or no row.
@@ -61,14 +62,15 @@ def _trust(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 def best_of_sweep(
     df: pd.DataFrame, metric: str, *, goal: Goal | str | None = None, confidence: float = 0.95
 ) -> BestConfig:
-    """The best configuration over its seeds, and how sure that is.
+    """The best configuration over its seeds, and how sure that is. Parameters whose last name is `seed` are seeds.
 
     After successive halving only the trials of the highest rung that has numbers are compared: what was given less is no
     worse for that.
     Args: df: of `sweep_frame`, or of `collate_sweep_evals` for one task.
-    Raises: as `best_config`.
+    Raises: as `best_config`. UsageError: it holds several tasks.
     """
     metric, columns = metric_of(df, metric), params_of(df, None)
+    check_one_task(df, columns)
     compared = highest_rung(df, metric)
     best = best_config(compared, metric, param_cols=columns, goal=goal, confidence=confidence)
     return replace(best, scope=_scope(df, compared))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from autoexperiment.errors import UsageError, unknown
@@ -36,6 +37,11 @@ def metric_label(metric: str) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def percent(share: float) -> str:
+    """A share with all of its digits: 0.999 is not 100 %."""
+    return f"{(Decimal(str(float(share))) * 100).normalize():f}%"
 
 
 def value_text(value: Any) -> str:

@@ -218,7 +218,6 @@ class Printer(Teller):
         self._is_heard = self._is_heard and not is_silent
         self._plan, self._metric = plan, plan.launch.job.metric
         self._done, self._left = plan.points - plan.left, list(plan.tally.left)
-        self._points = plan.points
         self._seconds: dict[int, list[float]] = {}
         self._trackers: list[Tracker] = []
         self._began = time.monotonic()
@@ -248,23 +247,22 @@ class Printer(Teller):
 
         self._clear()
         self._done += 1
-        self._points = max(self._points, self._done)  # other trials may go on to a rung than those it knew
         self._left[row["rung"]] -= 1
         self._seconds.setdefault(row["rung"], []).append(row["seconds"])
         value = row["metrics"].get(self._metric)
         what = f"{plain(self._metric)} {shown(value)}" if value is not None else plain(row["status"])
         why = f": {plain(row['reason'])}" if row["reason"] else ""
         where = _params_text(row["params"], row["seed"])
-        self.tell(f"[{self._done}/{self._points}] {where}: {what} in {row['seconds']:.1f} s{why}")
+        self.tell(f"[{self._done}/{self._plan.points}] {where}: {what} in {row['seconds']:.1f} s{why}")
         for tracker in self._trackers:
             tracker.ended(row, results.curves(self._plan.launch.paths, row))
 
     def tick(self) -> None:
         if not self.is_terminal:
             return
-        share = self._done / max(1, self._points)
+        share = self._done / max(1, self._plan.points)
         bar = ("#" * int(BAR * share)).ljust(BAR, ".")
-        line = f"[{bar}] {self._done}/{self._points}{self._left_text()}"
+        line = f"[{bar}] {self._done}/{self._plan.points}{self._left_text()}"
         self.tell("\r\033[K" + line[: shutil.get_terminal_size().columns - 1], ends_line=False)
         self._has_bar = True
 

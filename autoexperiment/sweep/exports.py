@@ -18,7 +18,7 @@ from typing import Any
 from autoexperiment import files
 from autoexperiment.errors import HarnessError
 from autoexperiment.extras import need
-from autoexperiment.naming import free_names, short_names
+from autoexperiment.naming import SEED, free_names, short_names, well_formed
 from autoexperiment.untrusted import line
 
 Row = Mapping[str, Any]
@@ -77,15 +77,18 @@ class Column:
 
 def tabulate(rows: Iterable[Row]) -> list[Column]:
     """Columns of one length: number, trial, rung, parameters, seed, metrics, status, reason, seconds, run_dir, and for
-    each metric how it was obtained, as `trust.NAME`. Parameters stand under their last name where it is unambiguous."""
+    each metric how it was obtained, as `trust.NAME`. Parameters stand under their last name where it is unambiguous; a
+    swept seed is the column `seed` of a sweep without replicates."""
     rows = list(rows)
     metrics = free_names(_keys(rows, "metrics"), FACTS, prefix="metric.")
     trusts = free_names([f"{TRUST}{name}" for name in _keys(rows, "trust")], metrics.values(), prefix=TRUST)
-    params = short_names(_keys(rows, "params"), [*FACTS, *metrics.values(), *trusts.values()])
+    has_seeds = any(row.get(SEED) is not None for row in rows)
+    facts = [name for name in FACTS if name != SEED or has_seeds]
+    params = short_names(_keys(rows, "params"), [*facts, *metrics.values(), *trusts.values()])
     return [
         *(_fact(rows, name) for name in BEFORE),
         *(_part(rows, "params", path, name) for path, name in params.items()),
-        *(_fact(rows, name) for name in BETWEEN),
+        *(_fact(rows, name) for name in BETWEEN if name not in params.values()),
         *(_part(rows, "metrics", metric, name, float) for metric, name in metrics.items()),
         *(_fact(rows, name) for name in AFTER),
         *(_part(rows, "trust", metric.removeprefix(TRUST), name, str) for metric, name in trusts.items()),
@@ -100,7 +103,7 @@ def _fact(rows: Sequence[Row], name: str) -> Column:
 
 
 def _part(rows: Sequence[Row], part: str, key: str, name: str, kind: type | None = None) -> Column:
-    return Column(_text(name), [plain(row[part].get(key)) for row in rows], kind)
+    return Column(name, [plain(row[part].get(key)) for row in rows], kind)
 
 
 def _keys(rows: Sequence[Row], part: str) -> dict[str, None]:
@@ -110,19 +113,14 @@ def _keys(rows: Sequence[Row], part: str) -> dict[str, None]:
 def plain(value: Any) -> Any:
     """A value without NaN, infinity and halves of characters, however deep they stand."""
     if isinstance(value, str):
-        return _text(str(value))
+        return well_formed(str(value))
     if isinstance(value, Mapping):
-        return {_text(str(key)): plain(inner) for key, inner in value.items()}
+        return {well_formed(str(key)): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value
-
-
-def _text(text: str) -> str:
-    """Text as UTF-8 can hold it: JSON may have named half of a character."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _json(value: Any) -> str:

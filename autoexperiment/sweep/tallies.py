@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ def planned(job: Job, listed: Collection[Point], ended: Mapping[str, Ended], *, 
     """
     is_adaptive = trials is not None
     wanted = [trials * len(job.seeds)] if trials is not None else _wanted(job, listed)
-    here = [{point.key for point in listed if point.rung == rung} & ended.keys() for rung in range(len(wanted))]
+    here = _here(listed, ended, wanted)
     is_again = job.retries_failed and not is_adaptive  # a failure that a sampler has learned from stays
     done = [[key for key in keys if ended[key].result.is_ok or not is_again] for keys in here]
     return Tally(
@@ -47,6 +47,15 @@ def planned(job: Job, listed: Collection[Point], ended: Mapping[str, Ended], *, 
         tuple(max(0, count - len(keys)) for count, keys in zip(wanted, done, strict=True)),
         len(ended) - sum(min(count, len(keys)) for count, keys in zip(wanted, here, strict=True)),
     )
+
+
+def _here(listed: Collection[Point], ended: Mapping[str, Ended], wanted: Sequence[int]) -> list[set[str]]:
+    """Keys of the points that have ended, by rung; none after a rung that has not: others may go on from there."""
+    found: list[set[str]] = []
+    for rung in range(len(wanted)):
+        is_open = bool(rung) and len(found[-1]) < wanted[rung - 1]
+        found.append(set() if is_open else {point.key for point in listed if point.rung == rung} & ended.keys())
+    return found
 
 
 def _wanted(job: Job, listed: Collection[Point]) -> list[int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from autoexperiment.workflow import atoms, loading, sources
 from autoexperiment.workflow.request import Request
 from autoexperiment.workflow.running import begun, ended_early, load_state, save_state
 from autoexperiment.workflow.state import Status, WorkflowState
-from autoexperiment.workflow.steps import Workflow
+from autoexperiment.workflow.steps import Reads, Workflow
 
 OPTIONS = ("workflow", "input_atoms", "user", "seed_path", "use_cache")
 LOOK_S = 2.0  # a reader of the history may touch a run's lock for a moment
@@ -45,6 +47,11 @@ class WorkflowWork:
     options: Mapping[str, Any]
     _contents: dict[str, Any] = field(default_factory=dict)
     _code: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
+    _files: dict[str, str] = field(default_factory=dict)
+    _reads: Reads | None = None
+
+    def __post_init__(self) -> None:
+        self._reads = self.workflow.reads(self.root) if self.workflow.reads else None
 
     @property
     def is_clocked(self) -> bool:
@@ -61,7 +68,9 @@ class WorkflowWork:
             if self.seed_path in values:
                 raise UsageError(f"{self.seed_path!r} is a parameter and the seeds' place. Leave one of them out.")
             values[self.seed_path] = seed
-        return self.workflow.checked(dotpaths.replaced(self.base, values))
+        config = self.workflow.checked(dotpaths.replaced(self.base, values))
+        self._read(config)
+        return config
 
     def identity(self, config: Mapping[str, Any]) -> dict[str, Any]:
         deciding: Any = config
@@ -71,9 +80,22 @@ class WorkflowWork:
             "workflow": self.workflow.name,
             "config": deciding,
             "code": self._code_of(config),
-            "files": sources.of_files(deciding, root=self.root),
+            "files": self._files_of(deciding),
+            "reads": self._read(config),
             "atoms": {name: self._content(name) for name in self.given},
         }
+
+    def _read(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return self._reads(config) if self._reads else {}
+
+    def _files_of(self, config: Any) -> dict[str, str]:
+        """Looked at once, as code is."""
+        found = {}
+        for text in sources.texts(config):
+            if text not in self._files:
+                self._files[text] = sources.of_file(text, root=self.root)
+            found[text] = self._files[text]
+        return {text: digest for text, digest in found.items() if digest}
 
     def _code_of(self, config: Mapping[str, Any]) -> dict[str, str]:
         """Looked at once: what is edited while the sweep goes on changes none of its points' names."""
@@ -112,6 +134,7 @@ def make(base: Mapping[str, Any], *, root: Path, options: Mapping[str, Any]) -> 
     for option in options:
         if option not in OPTIONS:
             raise UsageError(unknown("option", option, OPTIONS))
+    loading.extend_path([str(root)])  # what the configuration names counts, wherever this program was started
     workflow, reference = _workflow(options.get("workflow"), root)
     plain = atoms.encoded(options.get("input_atoms") or {})
     told = {
@@ -121,6 +144,8 @@ def make(base: Mapping[str, Any], *, root: Path, options: Mapping[str, Any]) -> 
         "use_cache": options.get("use_cache", True),
         "trust": str(workflow.trust),
         "path": loading.search_path(),
+        "name": workflow.name,
+        "steps": [step.name for step in workflow.steps],
     }
     given = atoms.checked(workflow, plain, root=root)
     return WorkflowWork(
@@ -174,7 +199,8 @@ def _request(order: Order, run: RunPaths) -> Request:
     options, point = order.options, order.point
     return Request(
         options["workflow"], point.config, order.root, str(run.folder.resolve()), options["input_atoms"],
-        options["user"], tuple(options["path"]), point.params, point.seed, options["use_cache"],
+        options["user"], tuple(options["path"]), point.params, point.seed, options["use_cache"], options["name"],
+        tuple(options["steps"]),
     )  # fmt: skip
 
 
@@ -185,7 +211,7 @@ def _settled(order: Order, run: RunPaths, ending: Ending) -> WorkflowState:
         state = load_state(run)
     except UsageError:
         place = os.path.relpath(run.folder, order.root)
-        nothing = begun(order.options["workflow"], point.config, steps=[], run_dir=place)
+        nothing = begun(order.options["name"], point.config, steps=order.options["steps"], run_dir=place)
         state = replace(nothing, params=point.params, seed=point.seed, user=order.options["user"])
     is_late = ending.outcome is Outcome.TIMED_OUT and state.status is not Status.FINISHED
     if is_late or state.status in (Status.PENDING, Status.RUNNING):
@@ -236,11 +262,17 @@ def _record(order: Order, state: WorkflowState, ending: Ending) -> Run:
 
 
 def metrics_of(state: WorkflowState) -> dict[str, float | None]:
-    """The metrics among the outputs of a workflow: by name if they are of one task, else by `task.metric`."""
-    tasks = [task for step in state.steps for output in step.outputs.values() for task in _tasks(output)]
-    if len(tasks) == 1:
-        return tasks[0][1]
-    return {f"{task}.{name}": value for task, metrics in tasks for name, value in metrics.items()}
+    """The metrics among the outputs of a workflow: by name if they are of one task, else by `task.metric`.
+
+    What several outputs say of a task has the output's name before it.
+    """
+    outputs = [item for step in state.steps for item in step.outputs.items()]
+    found = [(output, task, metrics) for output, value in outputs for task, metrics in _tasks(value)]
+    if len(found) == 1:
+        return found[0][2]
+    said = [(output, f"{task}.{name}", value) for output, task, metrics in found for name, value in metrics.items()]
+    often = Counter(name for _, name, _ in said)
+    return {name if often[name] == 1 else f"{output}.{name}": value for output, name, value in said}
 
 
 def _tasks(output: Any) -> Iterator[tuple[str, dict[str, float | None]]]:
@@ -249,8 +281,16 @@ def _tasks(output: Any) -> Iterator[tuple[str, dict[str, float | None]]]:
         return
     found = {task: {k: v for k, v in inner.items() if k != STATS} for task, inner in output.items()}
     if all(metrics and all(map(_is_metric, metrics.values())) for metrics in found.values()):
-        yield from found.items()
+        yield from ((task, {k: _number(v) for k, v in metrics.items()}) for task, metrics in found.items())
 
 
 def _is_metric(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _number(value: float | None) -> float | None:
+    """None for a whole number that is too large to be kept."""
+    try:
+        return value if value is None or math.isfinite(value) else None
+    except OverflowError:
+        return None

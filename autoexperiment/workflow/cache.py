@@ -21,12 +21,17 @@ ENTRY_BYTES = 100_000_000
 
 
 def key_of(workflow: str, step: Step, config: Any, inputs: Mapping[str, Any], *, root: Path) -> str | None:
-    """Hash of all that decides a step's outputs; None for a step whose code is in no file, as in a notebook.
+    """Hash of all that decides a step's outputs; None for one that is not kept, or whose code is in no file.
+
+    Files and folders that configuration and inputs name count by their content.
 
     Args:
         config: its section as plain JSON.
         inputs: by name; files and folders as absolute paths.
+    Raises: UsageError: a file from outside can't be read, or a folder holds too much.
     """
+    if not step.is_cached:
+        return None
     code = sources.of_step(step, config)
     if step.function.__module__ not in code:
         return None
@@ -37,7 +42,7 @@ def key_of(workflow: str, step: Step, config: Any, inputs: Mapping[str, Any], *,
         "config": config,
         "inputs": {name: atoms.content(value) for name, value in inputs.items()},
         "code": code,
-        "files": sources.of_files(config, root=root),
+        "files": sources.of_files([config, [*inputs.values()]], root=root),
     }
     return _sha256(facts)
 
@@ -62,16 +67,24 @@ class Cache:
     def file(self, key: str) -> Path:
         return ProjectPaths(self.root).outputs / ".cache" / "steps" / f"{key}.json"
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        """The outputs that were kept under a key, or None."""
+    def get(self, key: str, *, is_judged: bool = False) -> dict[str, Any] | None:
+        """The outputs that were kept under a key, or None.
+
+        Args: is_judged: somebody else says whether the files that they name are still good: without that, files and
+            folders have to be as they were.
+        """
         blob = read_plain(self.file(key), ENTRY_BYTES)
         try:
             entry = load_json(blob) if blob is not None else {}
-            is_whole = entry["key"] == key and entry["sha256"] == _sha256(entry["outputs"])
-            return entry["outputs"] if is_whole and isinstance(entry["outputs"], dict) else None
+            outputs, files = entry["outputs"], entry["files"]
+            is_whole = entry["key"] == key and entry["sha256"] == _sha256([outputs, files])
+            if not is_whole or not isinstance(outputs, dict):
+                return None
+            return outputs if is_judged or sources.of_files(outputs, root=self.root) == files else None
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
 
-    def put(self, key: str, outputs: Mapping[str, Any]) -> None:
-        """Keep outputs, whole or not at all. Raises: OSError."""
-        write_json(self.file(key), {"key": key, "sha256": _sha256(outputs), "outputs": outputs})
+    def put(self, key: str, outputs: Mapping[str, Any], *, is_judged: bool = False) -> None:
+        """Keep outputs, whole or not at all. Raises: OSError. UsageError: a folder that they name holds too much."""
+        files = {} if is_judged else sources.of_files(outputs, root=self.root)
+        write_json(self.file(key), {"key": key, "sha256": _sha256([outputs, files]), "outputs": outputs, "files": files})

@@ -7,7 +7,6 @@ Exit codes: 0 finished · 1 failed or refused · 130 interrupted (SIGINT, SIGTER
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from autoexperiment.errors import LabError
 from autoexperiment.paths import RunPaths
 from autoexperiment.workflow import loading
 from autoexperiment.workflow.request import Request
-from autoexperiment.workflow.running import begun, ended_early, reason_of, run_workflow, save_state
+from autoexperiment.workflow.running import begun, ended_early, reason_of, run_alone, save_state
 from autoexperiment.workflow.state import Status, WorkflowState
 
 INTERRUPTED_EXIT = 130
@@ -63,12 +62,14 @@ def main(argv: list[str]) -> int:
         if not isinstance(error, LabError):
             traceback.print_exc()
         print(f"error: {reason_of(error)}", flush=True)
-        state = begun(
-            request.workflow, request.config, steps=[], run_dir=os.path.relpath(request.run_dir, request.root)
-        )
-        state = replace(state, params=request.params, seed=request.seed, user=request.user)
-        save_state(run, ended_early(state, Status.FAILED, reason_of(error)))
+        save_state(run, ended_early(_nothing_done(request), Status.FAILED, reason_of(error)))
         return 1
+
+
+def _nothing_done(request: Request) -> WorkflowState:
+    place = os.path.relpath(request.run_dir, request.root)
+    state = begun(request.name or request.workflow, request.config, steps=request.steps, run_dir=place)
+    return replace(state, params=request.params, seed=request.seed, user=request.user)
 
 
 def act(request: Request, stop: Stop) -> int:
@@ -77,12 +78,9 @@ def act(request: Request, stop: Stop) -> int:
     own = [place for place in sys.path if place not in request.path]
     sys.path[:] = [*request.path, *own]
     workflow = loading.load_workflow(request.workflow, root=root)
-    state = asyncio.run(
-        run_workflow(
-            workflow, request.config, input_atoms=request.atoms, user=request.user, root=root,
-            run_dir=request.run_dir, use_cache=request.use_cache, on_change=stop.look,
-            params=request.params, seed=request.seed,
-        )
+    state = run_alone(
+        workflow, request.config, input_atoms=request.atoms, user=request.user, root=root, run_dir=request.run_dir,
+        use_cache=request.use_cache, on_change=stop.look, params=request.params, seed=request.seed,
     )  # fmt: skip
     return 0 if state.status is Status.FINISHED else 1
 

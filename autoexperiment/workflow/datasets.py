@@ -39,7 +39,7 @@ def keep(given: Any, *, root: Path, loader: str) -> Dataset:
     Raises: DataError: it is nothing that can be trained on; the message says where.
     """
     if isinstance(given, Mapping):
-        return _prepared(given, loader=loader)
+        return prepared(given, loader=loader)
     if isinstance(given, tuple) and len(given) == 2:
         return _table(*given, root=root, loader=loader)
     if isinstance(given, list):
@@ -159,7 +159,13 @@ def _targets(y: Array, loader: str) -> tuple[Array, str]:
 # ---- datasets of the recipe
 
 
-def _prepared(given: Mapping[str, Any], *, loader: str) -> Dataset:
+def prepared(given: Any, *, loader: str) -> Dataset:
+    """A dataset of the recipe that a loader names. Raises: DataError: it names none, or one that is not prepared."""
+    if not isinstance(given, Mapping):
+        raise DataError(
+            f"{loader} gave a {type(given).__name__}, and the backend 'gpt' trains on prepared datasets. Let it give the "
+            f'name of one that prepare.py has made: {{"{PREPARED}": "pystdlib"}}'
+        )
     name = given.get(PREPARED)
     if given.keys() != {PREPARED} or not isinstance(name, str) or not _NAME.fullmatch(name):
         raise DataError(

@@ -20,6 +20,7 @@ class Request:
         root, run_dir: absolute.
         atoms: as `atoms.encoded` gives them.
         path: folders that modules are looked for in, in this order, before those of the process itself.
+        name, steps: of the workflow, for the state of one that can't be imported.
         params, seed: what a sweep set in `config`.
     """
 
@@ -33,6 +34,8 @@ class Request:
     params: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     use_cache: bool = True
+    name: str = ""
+    steps: tuple[str, ...] = ()
 
     def save(self, file: Path) -> None:
         """Not for keeps: a process that is started at once reads it."""
@@ -41,4 +44,4 @@ class Request:
     @classmethod
     def load(cls, file: Path) -> Request:
         value = read_json(file)
-        return cls(**{**value, "path": tuple(value["path"])})
+        return cls(**{**value, "path": tuple(value["path"]), "steps": tuple(value["steps"])})

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +46,7 @@ async def run_workflow(
     params: Mapping[str, Any] | None = None,
     seed: int | None = None,
     say: Callable[[str], None] = _say,
+    runner: asyncio.Runner | None = None,
 ) -> WorkflowState:
     """Do the steps of a workflow, up to its end or the first that fails.
 
@@ -58,6 +59,7 @@ async def run_workflow(
         on_change: told the state when a step begins, and at the end.
         params, seed: what a sweep set, for the state.
         say: takes the lines of the log.
+        runner: does what is awaited; None: the loop that goes on.
     Returns: the state: finished, or failed with the step's error.
     Raises: UsageError: the configuration or an atom is not sound; nothing was written. KeyboardInterrupt,
         CancelledError: it was stopped; the state says so.
@@ -69,10 +71,30 @@ async def run_workflow(
     folder.mkdir(parents=True, exist_ok=True)
     state = begun(workflow.name, whole, steps=[step.name for step in workflow.steps], run_dir=_below(folder, root))
     state = replace(state, params=typed.plain(dict(params or {}), "", []), seed=seed, user=user)
-    return await _Course(workflow, state, given, root, folder, Cache(root) if use_cache else None, on_change, say).run()
+    cache = Cache(root) if use_cache else None
+    return await _Course(workflow, state, given, root, folder, cache, on_change, say, runner).run()
 
 
-def begun(workflow: str, config: Mapping[str, Any], *, steps: list[str], run_dir: str) -> WorkflowState:
+def run_alone(workflow: Workflow, config: Any, **more: Any) -> WorkflowState:
+    """`run_workflow` where no event loop goes on: plain functions of steps may run one of their own.
+
+    Steps that are awaited share a loop, which goes on only meanwhile.
+    """
+    with asyncio.Runner() as runner:
+        course = run_workflow(workflow, config, runner=runner, **more)
+        try:
+            course.send(None)
+        except StopIteration as end:
+            state: WorkflowState = end.value
+            return state
+    raise AssertionError("all that is awaited is done by the runner")
+
+
+async def _awaited(thing: Awaitable[Any]) -> Any:
+    return await thing
+
+
+def begun(workflow: str, config: Mapping[str, Any], *, steps: Sequence[str], run_dir: str) -> WorkflowState:
     """The state of a workflow of which nothing is done."""
     pending = tuple(StepState(name, config=config.get(name, {})) for name in steps)
     return WorkflowState(workflow, config, pending, Status.RUNNING, run_dir=run_dir)
@@ -99,7 +121,7 @@ def load_state(run: RunPaths) -> WorkflowState:
 
 @dataclass
 class _Course:
-    """One workflow on its way. `cache`: None: every step is done."""
+    """One workflow on its way. `cache`: None: every step is done. `runner`: as of `run_workflow`."""
 
     workflow: Workflow
     state: WorkflowState
@@ -109,6 +131,7 @@ class _Course:
     cache: Cache | None
     on_change: OnChange | None
     say: Callable[[str], None]
+    runner: asyncio.Runner | None
 
     async def run(self) -> WorkflowState:
         try:
@@ -144,7 +167,7 @@ class _Course:
             outputs = self._known(step, key)
             if outputs is None:
                 outputs = await self._tried(step, inputs)
-                self._keep(key, outputs)
+                self._keep(step, key, outputs)
             else:
                 self._set(step.name, is_cached=True)
             self._set(step.name, status=Status.FINISHED, outputs=outputs)
@@ -172,10 +195,12 @@ class _Course:
 
     def _known(self, step: Step, key: str | None) -> dict[str, Any] | None:
         """Outputs of an equal step before, if they still may be used."""
-        outputs = self.cache.get(key) if self.cache and key else None
-        if outputs is None:
+        if self.cache is None or key is None:
             return None
         try:
+            outputs = self.cache.get(key, is_judged=step.is_valid is not None)
+            if outputs is None:
+                return None
             whole = self._checked(step, outputs)
             return (
                 whole if step.is_valid is None or step.is_valid(_made(step.outputs, whole), self._context(0)) else None
@@ -184,12 +209,12 @@ class _Course:
             self.say(f"note: what is known of step {step.name!r} can't be used: {reason_of(error)}")
             return None
 
-    def _keep(self, key: str | None, outputs: dict[str, Any]) -> None:
+    def _keep(self, step: Step, key: str | None, outputs: dict[str, Any]) -> None:
         if self.cache is None or key is None:
             return
         try:
-            self.cache.put(key, outputs)
-        except OSError as error:
+            self.cache.put(key, outputs, is_judged=step.is_valid is not None)
+        except (OSError, UsageError) as error:
             self.say(f"note: the outputs could not be kept for later: {error}")
 
     async def _tried(self, step: Step, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,14 +223,17 @@ class _Course:
             self._set(step.name, attempts=attempt)
             try:
                 outputs = step.function(self._config(step), _made(step.inputs, inputs), self._context(attempt))
-                return self._checked(step, await outputs if inspect.isawaitable(outputs) else outputs)
+                return self._checked(step, await self._done(outputs) if inspect.isawaitable(outputs) else outputs)
             except OSError as error:
                 if attempt == step.retries.tries or not is_transient(error):
                     raise
                 wait_s = step.retries.wait_s * 2 ** (attempt - 1)
                 self.say(f"note: step {step.name!r} failed, tried again after {wait_s:g} s: {reason_of(error)}")
-            await asyncio.sleep(wait_s)
+            await self._done(asyncio.sleep(wait_s))
         raise AssertionError("a step is tried at least once")
+
+    async def _done(self, thing: Awaitable[Any]) -> Any:
+        return self.runner.run(_awaited(thing)) if self.runner else await thing
 
     def _config(self, step: Step) -> Any:
         """A fresh object of the step's configuration: a step may change what is in it."""

@@ -23,6 +23,7 @@ from typing import Any
 
 from autoexperiment import snapshot
 from autoexperiment.files import open_plain
+from autoexperiment.workflow import folders
 from autoexperiment.workflow.steps import Step
 
 _WORD = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*(?:\.[^\W\d]\w*)*")
@@ -62,39 +63,51 @@ def of_modules(names: Iterable[str]) -> dict[str, str]:
 
 def words(config: Any) -> Iterator[str]:
     """The modules of all "module:function" words in plain JSON."""
-    for text in _texts(config):
+    for text in texts(config):
         if match := _WORD.fullmatch(text):
             yield match[1]
 
 
 def of_files(config: Any, *, root: Path) -> dict[str, str]:
-    """SHA-256 by name of every file that a text in plain JSON names, relative to the root or absolute.
+    """SHA-256 by name of every file and folder that a text in plain JSON names, relative to the root or absolute.
 
-    What stands in a file decides as much as what stands in the configuration. Folders do not count.
+    What stands in a file decides as much as what stands in the configuration.
+    Raises: UsageError: a folder holds too much.
     """
-    found = {}
-    for text in _texts(config):
-        try:
-            stamp = (root / text).stat()
-            if stat.S_ISREG(stamp.st_mode):
-                found[text] = _content(str(root / text), (stamp.st_mtime_ns, stamp.st_size, stamp.st_ino))
-        except (OSError, ValueError):  # no name of a file, or none that can be read
-            continue
-    return dict(sorted(found.items()))
+    found = {text: of_file(text, root=root) for text in texts(config)}
+    return {text: digest for text, digest in sorted(found.items()) if digest}
 
 
-@lru_cache(maxsize=4096)
+def of_file(text: str, *, root: Path) -> str:
+    """SHA-256 of the file or folder that a text names; "" if it names none that can be read.
+
+    Folders that hold the workspace, or all of its outputs, do not count.
+    Raises: UsageError: a folder holds too much.
+    """
+    try:
+        place = root / text
+        facts = place.stat()
+        if stat.S_ISREG(facts.st_mode):
+            return _content(str(place), folders.stamp(facts))
+        if stat.S_ISDIR(facts.st_mode) and folders.is_looked_into(place, root=root):
+            return folders.content(place, root=root, digest=_content)
+    except (OSError, ValueError):  # no name of a file, or none that can be read
+        return ""
+    return ""
+
+
+@lru_cache(maxsize=16384)
 def _content(file: str, stamp: tuple[int, ...]) -> str:  # noqa: ARG001
     return snapshot.content(Path(file))
 
 
-def _texts(config: Any) -> Iterator[str]:
+def texts(config: Any) -> Iterator[str]:
     """Every text in plain JSON that is a value."""
     if isinstance(config, dict):
         config = list(config.values())
     if isinstance(config, list):
         for item in config:
-            yield from _texts(item)
+            yield from texts(item)
     elif isinstance(config, str):
         yield config
 

@@ -32,6 +32,7 @@ class Context:
     say: Callable[[str], None]
 
 
+Reads = Callable[[Mapping[str, Any]], dict[str, Any]]
 StepFunction = Callable[[Any, Mapping[str, Any], Context], Outputs | Awaitable[Outputs]]
 
 
@@ -57,7 +58,10 @@ class Step:
         config: dataclass of its section of the configuration; None: it has no section.
         inputs: type by name: of outputs of earlier steps, or of the workflow's atoms. A dataclass is given as such.
         outputs: type by name: exactly what the function returns. Values are kept as JSON.
-        is_valid: whether outputs that are known from an equal step before may be used again; None: they may.
+        is_valid: whether outputs that are known from an equal step before may be used again; None: they may, if the
+            files and folders that they name hold what they held.
+        is_cached: its outputs are kept, and taken instead of doing an equal step again. Not for one that looks at things
+            that nobody names, such as the network.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Step:
     outputs: Mapping[str, Any] = field(default_factory=dict)
     retries: Retries = Retries()
     is_valid: Callable[[Outputs, Context], bool] | None = None
+    is_cached: bool = True
 
     def __post_init__(self) -> None:
         where = f"Step {self.name!r}"
@@ -100,6 +105,9 @@ class Workflow:
         atoms: type by name of what is given from outside: JSON, or pathlib.Path for a file or folder.
         labels: dot paths of values that decide nothing: points that differ there only are the same point.
         trust: how the numbers of its results are obtained.
+        reads: makes, for a workspace, what tells all that a checked configuration points to and that decides what comes
+            out, beside code, files and folders that it names; plain JSON. It remembers what it has looked at, and raises
+            LabError for a configuration that can't be run there. None: there is nothing else.
         is_clocked: whether, on this configuration, they depend on how fast the machine is meanwhile; None: never.
         seed_path: where in the configuration a sweep's replicate seed goes; "": nowhere unless the sweep says so.
     """
@@ -111,6 +119,7 @@ class Workflow:
     atoms: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     trust: TrustLevel = TrustLevel.SELF_REPORTED
+    reads: Callable[[Path], Reads] | None = None
     is_clocked: Callable[[Mapping[str, Any]], bool] | None = None
     seed_path: str = ""
 

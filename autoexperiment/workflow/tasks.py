@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ def call(reference: str, arguments: Mapping[str, Any], *, root: Path) -> Any:
     except (LabError, OSError):
         raise
     except (Exception, SystemExit) as error:
-        place = _place(error)
+        place = _place(error, function)
         where = f" in {place}" if place else ""
         raise DataError(f"{reference} failed{where}: {type(error).__name__}: {error}. Correct it there.") from error
 
@@ -44,7 +45,9 @@ def _check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any],
         raise UsageError(f"{reference} can't be called with {given}: {error}. It takes {signature}.") from None
 
 
-def _place(error: BaseException) -> str:
-    """File and line where it was raised, of code that is not ours."""
+def _place(error: BaseException, function: Callable[..., Any]) -> str:
+    """File and line where it went wrong: in the function's own file if it came from there, else in code not ours."""
     steps = [step for step in traceback.extract_tb(error.__traceback__) if step.filename != __file__]
+    home = getattr(sys.modules.get(function.__module__), "__file__", None)
+    steps = [step for step in steps if step.filename == home] or steps
     return f"{Path(steps[-1].filename).name}, line {steps[-1].lineno}" if steps else ""

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from autoexperiment.errors import UsageError, unknown
 from autoexperiment.vocabulary import TrustLevel
-from autoexperiment.workflow import datasets, tasks, typed
+from autoexperiment.workflow import datasets, sources, tasks, typed
 from autoexperiment.workflow.backends.base import BACKENDS, Dataset, EvalTask, Place, Training, backend
-from autoexperiment.workflow.steps import Context, Outputs, Step, Workflow
+from autoexperiment.workflow.steps import Context, Outputs, Reads, Step, Workflow
 
 T = TypeVar("T")
 MOST_SUFFIX = 100
@@ -152,10 +152,6 @@ def _prepare_dataset(config: PrepareDataset, _: Mapping[str, Any], context: Cont
     return {"dataset": dataset}
 
 
-def _is_prepared(outputs: Outputs, context: Context) -> bool:
-    return datasets.is_there(outputs["dataset"], root=context.root)
-
-
 def _submit_training(config: SubmitTraining, inputs: Mapping[str, Any], context: Context) -> Outputs:
     training = Training(inputs["dataset"], config.model, config.hyperparameters, config.suffix)
     job = backend(config.backend_name).submit(training, _place(context))
@@ -193,13 +189,39 @@ def _is_clocked(config: Mapping[str, Any]) -> bool:
     return backend(training["backend_name"]).is_clocked(training["hyperparameters"])
 
 
+def _reads(root: Path) -> Reads:
+    readers: dict[str, Reads] = {}
+
+    def look(config: Mapping[str, Any]) -> dict[str, Any]:
+        _check_module("prepare_dataset.dataset_loader", config["prepare_dataset"]["dataset_loader"], root)
+        _check_module("evaluate_model.eval_task", config["evaluate_model"]["eval_task"], root)
+        name = config["submit_training"]["backend_name"]
+        if name not in readers:
+            readers[name] = backend(name).reader(root)
+        return readers[name](config)
+
+    return look
+
+
+def _check_module(path: str, reference: str, root: Path) -> None:
+    """Raises: UsageError: there is no such module; it is not imported."""
+    module = reference.partition(":")[0]
+    if sources.file_of(module) is None:
+        raise UsageError(
+            f"{path} is {reference!r}, and there is no module {module!r}, neither installed nor in {root}. Needed: the "
+            "file's path from there, with dots for slashes and without .py, and after a colon the function."
+        )
+
+
 train_and_evaluate_workflow = Workflow(
     "train_and_evaluate",
     (
+        # These two are quick, and look at what no configuration names; what follows is known by what they give.
+        Step("prepare_dataset", _prepare_dataset, PrepareDataset, outputs={"dataset": Dataset}, is_cached=False),
         Step(
-            "prepare_dataset", _prepare_dataset, PrepareDataset, outputs={"dataset": Dataset}, is_valid=_is_prepared
+            "submit_training", _submit_training, SubmitTraining,
+            {"dataset": Dataset}, {"job": dict[str, Any]}, is_cached=False,
         ),
-        Step("submit_training", _submit_training, SubmitTraining, {"dataset": Dataset}, {"job": dict[str, Any]}),
         Step(
             "wait_for_training", _wait_for_training, WaitForTraining,
             {"job": dict[str, Any]}, {"model": dict[str, Any]}, is_valid=_is_trained,
@@ -213,6 +235,7 @@ train_and_evaluate_workflow = Workflow(
     reference="autoexperiment.workflow.train_and_evaluate:train_and_evaluate_workflow",
     labels=("submit_training.suffix",),
     trust=TrustLevel.RECOMPUTED,
+    reads=_reads,
     is_clocked=_is_clocked,
     seed_path="submit_training.hyperparameters.seed",
 )  # fmt: skip

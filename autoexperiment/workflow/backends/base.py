@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from autoexperiment.errors import UsageError, unknown
+from autoexperiment.workflow.steps import Reads
 
 BACKENDS = {
     "harness": "autoexperiment.workflow.backends.harness",
@@ -86,6 +87,10 @@ class Backend(Protocol):
 
     def is_clocked(self, hyperparameters: Mapping[str, Any]) -> bool:
         """Whether what comes out depends on how fast the machine is meanwhile."""
+        ...
+
+    def reader(self, root: Path) -> Reads:
+        """Tells what a whole configuration of the workflow points to and this backend reads: see `Workflow.reads`."""
         ...
 
     def submit(self, training: Training, place: Place) -> dict[str, Any]:

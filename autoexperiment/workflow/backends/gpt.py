@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoexperiment import snapshot
+from autoexperiment.dotpaths import canonical
 from autoexperiment.errors import DataError, HarnessError, Refused, UsageError, unknown
 from autoexperiment.files import remove_folder
 from autoexperiment.paths import RunPaths
@@ -20,7 +21,9 @@ from autoexperiment.run import Run
 from autoexperiment.sweep import recipes
 from autoexperiment.sweep.points import Order, Point, Result, key_of
 from autoexperiment.vocabulary import RunStatus
+from autoexperiment.workflow.asking import prepared
 from autoexperiment.workflow.backends.base import EvalTask, Place, Training
+from autoexperiment.workflow.steps import Reads
 
 MODEL, PREPARED = "gpt", "prepared"
 PLAIN = ("budget", "seed")  # hyperparameters that are no constants of train.py
@@ -44,6 +47,9 @@ class Gpt:
     def is_clocked(self, hyperparameters: Mapping[str, Any]) -> bool:
         return "budget" not in hyperparameters or recipes.budget_of(hyperparameters["budget"]).kind == "seconds"
 
+    def reader(self, root: Path) -> Reads:
+        return _Reader(root)
+
     def submit(self, training: Training, place: Place) -> dict[str, Any]:
         self.check(training.model, training.hyperparameters)
         dataset = training.dataset
@@ -52,8 +58,7 @@ class Gpt:
                 f"The backend 'gpt' trains on prepared datasets, and {dataset.path} is of the kind {dataset.kind!r}. "
                 'Let the loader give the name of one that prepare.py has made: {"prepared": "pystdlib"}'
             )
-        given = {name: value for name, value in training.hyperparameters.items() if name in PLAIN}
-        base = {**given, "dataset": dataset.path, "snapshot": dataset.sha256}
+        base = {**_plain(training.hyperparameters), "dataset": dataset.path, "snapshot": dataset.sha256}
         work = recipes.make(base, root=place.root, options=KEPT)
         config = work.resolve(_constants(training.hyperparameters, work), None)
         return {
@@ -70,7 +75,7 @@ class Gpt:
         if work.identity(work.resolve({}, None)) != identity:
             raise Refused(
                 "The recipe is not as it was when the job was made: train.py, prepare.py, data_sources.py or the device "
-                "differ. Run the workflow again."
+                "differ. Run the workflow again, in a sweep with retry_failed=True."
             )
         run = RunPaths(place.run_dir / "training")
         remove_folder(run.folder)  # what an attempt before left
@@ -109,6 +114,31 @@ class Gpt:
 BACKEND = Gpt()
 
 
+class _Reader:
+    """Recipe, device and prepared data of configurations; the recipe's files are read once, each loader asked once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._datasets = root, dict[str, str]()
+        self._work: recipes.RecipeWork | None = None
+
+    def __call__(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        given = config["submit_training"]["hyperparameters"]
+        if self._work is None:
+            self._work = recipes.make({}, root=self._root, options=KEPT)
+        values = {**_plain(given), **_constants(given, self._work), "dataset": self._dataset(config["prepare_dataset"])}
+        return self._work.identity(self._work.resolve(values, None))
+
+    def _dataset(self, section: Mapping[str, Any]) -> str:
+        key = canonical(section)
+        if key not in self._datasets:
+            self._datasets[key] = prepared(section["dataset_loader"], section["loader_kwargs"], root=self._root)
+        return self._datasets[key]
+
+
+def _plain(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in hyperparameters.items() if name in PLAIN}
+
+
 def _constants(hyperparameters: Mapping[str, Any], work: recipes.RecipeWork) -> dict[str, Any]:
     """The hyperparameters that are constants of train.py, in lower or upper case, by dot path. Raises: UsageError."""
     known = {constant.name: f"constants.{constant.name}" for constant in work.source.constants}
@@ -118,7 +148,8 @@ def _constants(hyperparameters: Mapping[str, Any], work: recipes.RecipeWork) -> 
             continue
         path = known.get(name.upper()) if name in (name.upper(), name.lower()) else None
         if path is None:
-            raise UsageError(unknown("hyperparameter", name, [*PLAIN, *map(str.lower, known)], where="model 'gpt'"))
+            usable = [*PLAIN, *(constant.lower() for constant in known if constant not in recipes.GIVEN)]
+            raise UsageError(unknown("hyperparameter", name, usable, where="model 'gpt'"))
         if path in found:
             raise UsageError(f"The hyperparameter {name!r} is given twice, in lower and in upper case. Leave one out.")
         found[path] = value

@@ -26,6 +26,7 @@ from autoexperiment.vocabulary import Outcome
 from autoexperiment.workflow import datasets
 from autoexperiment.workflow.backends.base import Dataset, EvalTask, Place, Training
 from autoexperiment.workflow.backends.mlx_lm_settings import check, settings_of
+from autoexperiment.workflow.steps import Reads
 
 INSTALL = "pip install 'autoexperiment[lora]'"
 CHILD = "autoexperiment.workflow.backends.mlx_lm_child"
@@ -47,6 +48,18 @@ class MlxLm:
 
     def is_clocked(self, hyperparameters: Mapping[str, Any]) -> bool:
         return False
+
+    def reader(self, root: Path) -> Reads:
+        seen: dict[str, str] = {}
+
+        def look(config: Mapping[str, Any]) -> dict[str, Any]:
+            model = config["submit_training"]["model"]
+            if model not in seen:
+                _model_folder(model, root)
+                seen[model] = _model_hash(model, root)
+            return {"model": seen[model]}
+
+        return look
 
     def submit(self, training: Training, place: Place) -> dict[str, Any]:
         need_mlx_lm()
@@ -170,7 +183,8 @@ def _unchanged(job: Mapping[str, Any], root: Path) -> Path:
     folder = _model_folder(job["model"], root)
     if _model_hash(job["model"], root) != job["model_sha256"]:
         raise Refused(
-            f"The model folder {job['model']!r} is not as it was when the job was made. Run the workflow again."
+            f"The model folder {job['model']!r} is not as it was when the job was made. Run the workflow "
+            "again, in a sweep with retry_failed=True."
         )
     return folder.resolve()
 
