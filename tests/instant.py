@@ -37,7 +37,6 @@ class Instant:
     options: Mapping[str, Any]
     kind: str = "experiment"
     metric: str = "val_loss"
-    is_clocked: bool = False
 
     def resolve(self, params: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
         if isinstance(params.get(RATE), str):
@@ -46,6 +45,9 @@ class Instant:
 
     def identity(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {"training": {name: value for name, value in config["training"].items() if name != "batch_size"}}
+
+    def is_clocked(self, config: Mapping[str, Any]) -> bool:
+        return False
 
     def expected_s(self, config: Mapping[str, Any]) -> float | None:
         """One second, and one for each epoch."""

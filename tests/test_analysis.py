@@ -148,6 +148,13 @@ def test_the_frame_is_left_as_it_was() -> None:
         ({"confidence": 95}, "Type: confidence=0.95"),
         ({"confidence": 0}, "Allowed: more than 0 and less than 1"),
         ({"confidence": math.nan}, "confidence is nan"),
+        ({"confidence": "0.95"}, "confidence is '0.95'. Allowed: more than 0 and less than 1. Type: confidence=0.95"),
+        ({"confidence": None}, "confidence is None"),
+        ({"confidence": True}, "confidence is True"),
+        ({"seed": -1}, "seed is -1. Allowed: whole numbers from 0. Type: seed=0"),
+        ({"seed": "1"}, "seed is '1'"),
+        ({"seed": 1.5, "method": "bca"}, "seed is 1.5"),
+        ({"seed": True}, "seed is True"),
     ],
 )
 def test_wrong_arguments_are_refused_with_what_to_type(arguments: dict[str, object], message: str) -> None:

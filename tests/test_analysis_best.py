@@ -244,3 +244,40 @@ def test_equal_configurations_are_seldom_told_apart(means: tuple[float, ...]) ->
     most = 0.05 + 4 * math.sqrt(0.05 * 0.95 / trials)
     assert sole / trials < most
     assert lost / trials < most
+
+
+@pytest.mark.parametrize("power", [1000, -1000])
+def test_the_size_of_the_numbers_changes_no_verdict(power: int, recwarn: pytest.WarningsRecorder) -> None:
+    values = {"a": [1.0, 2.0, 3.0], "b": [1.5, 2.5, 3.5], "c": [50.0, 51.0, 52.0]}
+    large = {name: [math.ldexp(value, power) for value in found] for name, found in values.items()}
+
+    one, other = (best_config(sweep(**found), "loss", param_cols="c") for found in (values, large))
+
+    assert other.runs_needed == one.runs_needed == 64
+    assert [found.p_value for found in other.others] == pytest.approx([found.p_value for found in one.others])
+    assert not recwarn.list
+
+
+def test_a_configuration_of_huge_numbers_is_surely_worse_than_one_of_small_ones() -> None:
+    best = best_config(sweep(a=[1e308, 1.1e308, 1.2e308], b=[1.0, 1.1, 1.2]), "loss", param_cols="c")
+
+    assert best.params == {"c": "b"}
+    assert best.is_sure
+
+
+def test_noise_beyond_the_largest_float_leaves_all_open() -> None:
+    best = best_config(sweep(a=[1.7e308, -1.7e308, 1.7e308], b=[1.0, 1.1, 1.2]), "loss", param_cols="c")
+
+    assert not best.is_sure
+    assert best.runs_needed is None
+    assert best.others[0].lower_bound is None
+
+
+@pytest.mark.parametrize(
+    ("confidence", "text"),
+    [(0.95, "95%"), (0.9, "90%"), (0.29, "29%"), (0.999999999, "99.9999999%"), (np.float64(0.5), "50%")],
+)
+def test_the_confidence_is_said_with_all_its_digits(confidence: float, text: str) -> None:
+    best = best_config(sweep(a=[1.0, 2.0, 3.0], b=[1.0, 2.0, 3.5]), "loss", param_cols="c", confidence=confidence)
+
+    assert f"sure at {text}:" in str(best)

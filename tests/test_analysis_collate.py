@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import operator
+import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +17,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoexperiment.analysis import best_config, collate_sweep_evals, compute_ci_df, plot_sweep_metric
+from autoexperiment.analysis import (
+    best_config,
+    best_of_sweep,
+    collate_sweep_evals,
+    compute_ci_df,
+    plot_sweep_metric,
+    sweep_frame,
+    sweep_report_figures,
+)
 from autoexperiment.errors import HarnessError, UsageError
+from autoexperiment.sweep.states import SweepStates
 from autoexperiment.workflow.state import Status, StepState, WorkflowState
 
 RATE, SIZE = "submit_training.hyperparameters.learning_rate", "submit_training.hyperparameters.batch_size"
 HELLO = {"hello_world": {"accuracy": 0.9, "f1_score": 0.8}}
-
-
-class SweepStates(list[WorkflowState]):
-    """A list that knows of the states that are not in it, as `run_sweep` returns it."""
-
-    failed: tuple[WorkflowState, ...] = ()
 
 
 def state(
@@ -143,8 +149,8 @@ def test_the_error_of_the_step_is_told_where_the_workflow_has_none() -> None:
 
 
 def test_points_that_failed_are_taken_from_what_run_sweep_returns() -> None:
-    states = SweepStates([state({RATE: 1e-4})])
-    states.failed = (state({RATE: 5e-5}, status=Status.FAILED, error="out of memory"),)
+    broken = state({RATE: 5e-5}, status=Status.FAILED, error="out of memory")
+    states = SweepStates([state({RATE: 1e-4})], [broken], Path("outputs/s"))
 
     df = collate(states)
 
@@ -152,9 +158,57 @@ def test_points_that_failed_are_taken_from_what_run_sweep_returns() -> None:
     assert df["error"].tolist() == ["", "out of memory"]
 
 
+@pytest.mark.parametrize(
+    ("part", "finished"),
+    [
+        (lambda states: states[:1], 1),
+        (lambda states: states[::-1], 2),
+        (lambda states: operator.add(states, [state()]), 3),
+        (lambda states: operator.add([state()], states), 3),
+        (lambda states: states.copy(), 2),
+        (lambda states: pickle.loads(pickle.dumps(states)), 2),
+    ],
+)
+def test_parts_and_sums_of_what_run_sweep_returns_keep_the_points_that_failed(part: Any, finished: int) -> None:
+    broken = state(status=Status.FAILED, error="out of memory")
+    states = SweepStates([state({RATE: 1e-4}), state({RATE: 1e-3})], [broken], Path("outputs/s"))
+
+    found = part(states)
+
+    assert (len(found), found.failed, found.folder) == (finished, [broken], Path("outputs/s"))
+    assert collate(found)["error"].tolist() == [""] * finished + ["out of memory"]
+    assert isinstance(states[0], WorkflowState)
+
+
+def test_two_sweeps_together_have_what_failed_in_both() -> None:
+    one, two = (
+        SweepStates([state()], [state(status=Status.FAILED, error=error)], Path("outputs/s")) for error in ("a", "b")
+    )
+
+    both = one + two
+    one += two
+
+    assert [broken.error for broken in both.failed] == [broken.error for broken in one.failed] == ["a", "b"]
+    assert len(both) == len(one) == 2
+
+
+def test_halves_of_characters_are_shown_as_utf_8_can_hold_them() -> None:
+    """JSON may name them, and pandas refuses them as names and as values."""
+    params: list[dict[str, Any]] = [{"m.a\udfff": "x\udfff"}, {"m.a\udfff": "x?"}]
+    results = {"t\udfff": {"sc\udfff": 0.5, "sc?": 0.6, "text": "n\udfff"}}
+
+    df = collate([*(state(found, results) for found in params), state(status=Status.FAILED, error="e\udfff")])
+
+    assert list(df.columns) == ["a?", "learning_rate", "task", "metric.sc?", "sc?", "text", "status", "error"]
+    assert df["a?"].tolist()[:2] == ['"x\\udfff"', '"x?"']
+    assert df["metric.sc?"].tolist()[:2] == [0.5, 0.5]
+    assert df["sc?"].tolist()[:2] == [0.6, 0.6]
+    assert (df["task"][0], df["text"][0], df["error"][2]) == ("t?", "n?", "e?")
+
+
 def test_a_sweep_of_which_every_point_failed_is_a_frame() -> None:
-    states = SweepStates()
-    states.failed = (state(status=Status.FAILED, error="x"), replace(state(), steps=(), status=Status.FAILED))
+    failed = [state(status=Status.FAILED, error="x"), replace(state(), steps=(), status=Status.FAILED)]
+    states = SweepStates([], failed, Path("outputs/s"))
 
     df = collate(states, metrics=["accuracy"])
 
@@ -225,6 +279,63 @@ def test_parameters_that_a_state_lacks_are_missing() -> None:
 
     assert df["learning_rate"].isna().tolist() == [False, True]
     assert df["batch_size"].isna().tolist() == [True, False]
+
+
+def test_a_seed_in_the_grid_makes_replicates_as_a_seed_beside_it_does() -> None:
+    path = "submit_training.hyperparameters.seed"
+    scores = {(rate, seed): rate * 10 + seed / 1000 for rate in (0.01, 0.09) for seed in (1, 2, 3)}
+    swept = [state({RATE: rate, path: seed}, {"t": {"accuracy": score}}) for (rate, seed), score in scores.items()]
+    beside = [state({RATE: rate}, {"t": {"accuracy": score}}, seed=seed) for (rate, seed), score in scores.items()]
+
+    df, same = collate(swept), collate(beside)
+
+    assert df["seed"].tolist() == [1, 2, 3, 1, 2, 3]
+    assert compute_ci_df(df, "accuracy", ["learning_rate"])["count"].tolist() == [3, 3]
+    assert df.attrs == same.attrs == {"params": ["learning_rate"], "metrics": ["accuracy"]}
+    assert str(best_of_sweep(df, "accuracy")) == str(best_of_sweep(same, "accuracy"))
+    assert "3 runs" in str(best_of_sweep(df, "accuracy").winner)
+    assert list(sweep_report_figures(df, "accuracy")) == ["learning_rate"]
+
+
+def test_seeds_of_the_data_are_replicates_too_and_beside_other_seeds_have_their_whole_name() -> None:
+    params = {"prepare_dataset.loader_kwargs.seed": 4, RATE: 0.1}
+
+    df = collate([state(params, seed=1)])
+
+    assert df["seed"].tolist() == [1]
+    assert df["prepare_dataset.loader_kwargs.seed"].tolist() == [4]
+    assert df.attrs["params"] == ["learning_rate"]
+
+
+def test_a_frame_of_several_tasks_has_no_best_and_no_picture() -> None:
+    results = {"a": {"accuracy": 0.9}, "b": {"accuracy": 0.4}}
+    states = [state({RATE: rate}, results) for rate in (0.1, 0.2)]
+    df = collate([*states, state({RATE: 0.3}, status=Status.FAILED, error="x")])
+    words = r"The DataFrame holds 2 tasks: 'a', 'b'\. .*Type: df\[df\['task'\]\.isin\(\['a', None\]\)\]"
+
+    with pytest.raises(UsageError, match=words):
+        best_of_sweep(df, "accuracy")
+    with pytest.raises(UsageError, match=words):
+        sweep_report_figures(df, "accuracy")
+    with pytest.raises(UsageError, match=words):
+        sweep_report_figures(df, "accuracy", param_cols="learning_rate")
+    assert len(df[df["task"].isin(["a", None])]) == 3
+    assert best_of_sweep(df[df["task"].isin(["a", None])], "accuracy").winner.count == 1
+    assert list(sweep_report_figures(df, "accuracy", param_cols=["learning_rate", "task"])) == ["learning_rate_by_task"]
+
+
+def test_a_parameter_called_task_is_no_task() -> None:
+    df = sweep_frame(
+        [
+            {
+                "number": n, "trial": n, "rung": 0, "seed": None, "params": {"m.task": name}, "status": "completed",
+                "reason": "", "metrics": {"accuracy": n / 10}, "trust": {}, "seconds": 1.0, "run_dir": "r",
+            }
+            for n, name in enumerate("ab", 1)
+        ]
+    )  # fmt: skip
+
+    assert best_of_sweep(df, "accuracy").params == {"task": "b"}
 
 
 def test_the_frame_goes_through_the_whole_analysis() -> None:
@@ -307,12 +418,16 @@ def test_every_number_and_every_parameter_is_found_again(points: list[tuple[dict
     df = collate([state(params, tasks) for params, tasks in points])
 
     assert not df.columns.duplicated().any()
-    assert len(df.attrs["params"]) == len({path for params, _ in points for path in params})
+    names = {path for params, _ in points for path in params}
+    assert len(df.attrs["params"]) == len({path for path in names if path.split(".")[-1] != "seed"})
+    fixed = {"task", "status", "error", *df.attrs["metrics"]}
+    columns = [column for column in df.columns if column not in fixed]
+    assert len(columns) == len(names)
     expected = [values for _, tasks in points for values in tasks.values()]
-    names = list(dict.fromkeys(name for values in expected for name in values))
-    for name, column in zip(names, df.attrs["metrics"], strict=True):
+    metrics = list(dict.fromkeys(name for values in expected for name in values))
+    for name, column in zip(metrics, df.attrs["metrics"], strict=True):
         wanted = [values.get(name) for values in expected]
         assert [None if math.isnan(value) else value for value in df[column]] == wanted
     rows = [params for params, tasks in points for _ in tasks]
-    groups = df.groupby(df.attrs["params"], sort=False, dropna=False).ngroups
+    groups = df.groupby(columns, sort=False, dropna=False).ngroups
     assert groups == len({json.dumps({k: v for k, v in row.items() if v is not None}, sort_keys=True) for row in rows})

@@ -390,3 +390,38 @@ def test_wrong_words_are_refused_with_the_right_ones(call: Any, message: str) ->
 def test_a_forgotten_argument_is_pythons_own_error() -> None:
     with pytest.raises(TypeError, match="y_col"):
         plot_sweep_metric(grid(), "lr")  # type: ignore[call-arg]
+
+
+def test_of_many_values_side_by_side_some_are_named_and_all_have_a_place() -> None:
+    df = pd.DataFrame({"c": [f"name {n}" for n in range(100)], "loss": np.arange(100.0)})
+
+    figure = plot_sweep_metric(df, "c", "loss")
+
+    axis = figure.axes[0].xaxis
+    assert axis.get_label_text() == "c (100 values, one of 3 named)"
+    assert [text.get_text() for text in axis.get_ticklabels()][:3] == ["name 0", "name 3", "name 6"]
+    assert axis.get_ticklocs().tolist() == list(range(0, 100, 3))
+    assert lines(figure, "means")[0].get_xdata().tolist() == list(range(100))
+
+
+def test_forty_values_side_by_side_all_have_their_names() -> None:
+    df = pd.DataFrame({"c": [f"{n}a" for n in range(40)], "loss": np.arange(40.0)})
+
+    axis: Any = plot_sweep_metric(df, "c", "loss").axes[0].xaxis
+
+    assert axis.get_label_text() == "c"
+    assert len(axis.get_ticklabels()) == 40
+
+
+def test_more_lines_than_can_be_told_apart_are_refused() -> None:
+    df = pd.DataFrame({"c": range(41), "lr": 0.1, "loss": 1.0})
+
+    with pytest.raises(UsageError, match=r"Column 'c' has 41 values\. Allowed as group_col: 40\. .*pandas.cut"):
+        plot_sweep_metric(df, "lr", "loss", group_col="c")
+    assert plot_sweep_metric(df[df["c"] < 40], "lr", "loss", group_col="c").axes
+
+
+def test_the_legend_says_the_whole_confidence() -> None:
+    figure = plot_sweep_metric(grid(), "lr", "loss", confidence=0.999)
+
+    assert "mean, 99.9% interval (t)" in [text.get_text() for text in figure.legends[0].get_texts()]

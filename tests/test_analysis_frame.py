@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from autoexperiment import history
-from autoexperiment.analysis import compute_ci_df, runs_frame
+from autoexperiment.analysis import best_of_sweep, compute_ci_df, runs_frame
 from autoexperiment.errors import HarnessError, UsageError
 from autoexperiment.paths import OutputPaths, new_run
 from autoexperiment.vocabulary import RunStatus
@@ -189,3 +189,23 @@ def test_an_empty_folder_gives_an_empty_frame_and_a_wrong_one_an_error(outputs: 
     assert isinstance(runs_frame(outputs.index), pd.DataFrame)
     with pytest.raises(HarnessError, match="There is no folder"):
         runs_frame(outputs.root / "nothere" / "index.json")
+
+
+def test_seeds_of_a_configuration_are_columns_and_no_parameters(outputs: OutputPaths) -> None:
+    for lr in (0.1, 0.2):
+        for seed in (1, 2, 3):
+            add_run(outputs, configuration(lr, model__params__seed=seed), loss=lr + seed / 100)
+
+    df = runs_frame(outputs.index)
+
+    assert df["seed"].tolist() == [1, 2, 3] * 2
+    assert df.attrs["params"] == ["learning_rate"]
+    assert best_of_sweep(df, "loss").winner.count == 3
+
+
+def test_half_of_a_character_in_a_configuration_is_shown_as_a_question_mark(outputs: OutputPaths) -> None:
+    """JSON may name it, and pandas refuses it."""
+    for text in ("a\udfff", "b"):
+        add_run(outputs, configuration(0.1, dataset__params__note=text), loss=1.0)
+
+    assert runs_frame(outputs.index)["note"].tolist() == ["a?", "b"]

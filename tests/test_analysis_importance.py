@@ -153,3 +153,16 @@ def test_nothing_to_explain_is_refused() -> None:
         parameter_importance(HAND.assign(loss=0.1), "loss", param_cols=["a", "b"])
     with pytest.raises(UsageError, match="param_cols is empty"):
         parameter_importance(HAND, "loss", param_cols=[])
+
+
+@pytest.mark.parametrize("power", [1020, -1000])
+def test_shares_do_not_depend_on_the_size_of_the_numbers(power: int, recwarn: pytest.WarningsRecorder) -> None:
+    df = pd.DataFrame({"a": [0, 0, 1, 1] * 2, "b": [0, 1] * 4, "loss": [1.0, 2.0, 4.0, -6.0, 1.5, 2.5, 4.5, -6.5]})
+
+    shares, same = (
+        parameter_importance(df.assign(loss=np.ldexp(df["loss"], by)), "loss", param_cols=["a", "b"])["share"].tolist()
+        for by in (power, 0)
+    )
+
+    assert shares == pytest.approx(same)
+    assert not recwarn.list

@@ -134,3 +134,38 @@ def test_bca_of_many_values_is_resampled_in_blocks() -> None:
 
     half = 1.96 * sample.std(ddof=1) / math.sqrt(3000)
     assert row["upper_bound"] - row["lower_bound"] == pytest.approx(2 * half, rel=0.05)
+
+
+@pytest.mark.parametrize("power", [1020, -1030])
+@pytest.mark.parametrize("method", ["t", "bca"])
+def test_the_largest_and_the_smallest_numbers_have_the_interval_of_their_size(power: int, method: str) -> None:
+    """Powers of two are exact, so only the exponent may differ; their squares are beyond a float."""
+    sample = np.array([1.0, 2.0, 4.0, 7.0, 2.0])
+    df = pd.DataFrame({"g": 0, "one": sample, "other": np.ldexp(sample, power)})
+
+    with np.errstate(all="raise", under="ignore"):
+        one, other = (compute_ci_df(df, name, "g", method=method).iloc[0] for name in ("one", "other"))
+
+    for name in ("mean", "lower_bound", "upper_bound"):
+        assert other[name] == pytest.approx(math.ldexp(one[name], power), rel=1e-9)
+
+
+def test_a_group_of_huge_numbers_takes_nothing_from_the_others() -> None:
+    df = pd.DataFrame({"g": list("aaabbb"), "loss": [1.0, 2.0, 3.0, 1e308, -1e308, 1e308]})
+
+    table = compute_ci_df(df, "loss", "g")
+
+    assert table["mean"].tolist() == pytest.approx([2.0, 1e308 / 3])
+    assert table["upper_bound"][0] == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
+
+
+def test_bounds_beyond_the_largest_float_are_missing(recwarn: pytest.WarningsRecorder) -> None:
+    df = pd.DataFrame({"g": 0, "loss": [1e308, -1e308]})
+
+    row = compute_ci_df(df, "loss", "g").iloc[0]
+
+    assert row["mean"] == 0.0
+    assert math.isnan(row["lower_bound"])
+    assert math.isnan(row["upper_bound"])
+    assert row["count"] == 2
+    assert not recwarn.list

@@ -90,10 +90,42 @@ def test_seeds_and_rungs_have_columns_only_where_there_are_such() -> None:
     assert halved["seed"].isna().tolist() == [True, False]
 
 
-def test_a_parameter_called_seed_keeps_its_name_apart_from_the_replicates_column() -> None:
-    df = sweep_frame([row(1, {"training.seed": 7}, 0.5)])
+def test_a_swept_seed_is_the_column_of_seeds_unless_there_are_replicates() -> None:
+    swept = [row(1, {"training.seed": 7}, 0.5), row(2, {"training.seed": 8}, 0.4)]
+    both = [row(1, {"training.seed": 7}, 0.5, seed=1)]
 
-    assert df["training.seed"].tolist() == [7]
+    alone, beside = sweep_frame(swept), sweep_frame(both)
+
+    assert alone["seed"].tolist() == [7, 8]
+    assert (beside["training.seed"].tolist(), beside["seed"].tolist()) == ([7], [1])
+    for frame, rows in ((alone, swept), (beside, both)):
+        assert [name for name in frame.columns if name != "rung"] == [
+            column.name for column in exports.tabulate(rows) if column.name != "rung"
+        ]
+
+
+def test_a_metric_called_seed_leaves_that_name_to_seeds() -> None:
+    rows = [row(1, {"training.seed": 7}, None, status="completed", metrics={"seed": 0.5})]
+
+    df = sweep_frame(rows)
+
+    assert (df["seed"].tolist(), df["metric.seed"].tolist()) == ([7], [0.5])
+    assert "metric.seed" in [column.name for column in exports.tabulate(rows)]
+
+
+def test_swept_seeds_are_replicates_for_the_best_and_for_pictures() -> None:
+    rows = [
+        row(3 * n + seed, {RATE: rate, "training.seed": seed}, 0.1 * n + 0.001 * seed)
+        for n, rate in enumerate((0.1, 0.2))
+        for seed in (1, 2, 3)
+    ]
+
+    df = sweep_frame(rows)
+
+    assert best_of_sweep(df, "loss").params == {"learning_rate": 0.1}
+    assert best_of_sweep(df, "loss").winner.count == 3
+    assert list(sweep_report_figures(df, "loss")) == ["learning_rate"]
+    assert list(sweep_report_figures(df, "loss", param_cols="seed")) == ["seed"]
 
 
 def test_only_completed_points_have_numbers() -> None:
@@ -375,3 +407,13 @@ def test_a_frame_of_a_sweep_says_its_parameters_after_it_was_filtered(tmp_path: 
     (name,) = figures
     figures[name].savefig(tmp_path / f"{name}.png")
     assert (tmp_path / "learning_rate.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("power", [1020, -1000])
+def test_effects_do_not_depend_on_the_size_of_the_numbers(power: int, recwarn: pytest.WarningsRecorder) -> None:
+    df = pd.DataFrame({"g": [0, 0, 1, 1], "loss": [1.0, 2.0, 4.0, -6.0]})
+
+    sizes = effect_sizes(df.assign(loss=np.ldexp(df["loss"], power)), "loss", param_cols="g")
+
+    assert sizes == pytest.approx(effect_sizes(df, "loss", param_cols="g"))
+    assert not recwarn.list

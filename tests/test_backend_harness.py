@@ -434,3 +434,14 @@ def test_a_model_whose_run_was_removed_is_not_there(copied: tuple[Place, dict[st
     shutil.rmtree(place.root / model["run_dir"])
 
     assert not BACKEND.is_there(model, place)
+
+
+def test_samples_that_are_the_dataset_are_refused_in_the_words_of_tasks(trained: tuple[Place, dict[str, Any]]) -> None:
+    """The message of `mlx eval` named an option that a workflow does not have."""
+    place, model = trained
+    own = tuple((row["prompt"], row["completion"]) for row in rows())
+
+    with pytest.raises(UsageError, match=r"The 60 samples of task 'mine' are the rows of the dataset") as refused:
+        BACKEND.evaluate(model, EvalTask("mine", samples=own), place)
+
+    assert "--config" not in str(refused.value)

@@ -89,6 +89,20 @@ def test_job_is_complete_plain_and_the_same_each_time(lab: Lab, job: dict[str, A
 
 
 @needs_mlx_lm
+def test_another_content_of_the_model_folder_is_another_model(lab: Lab, tmp_path: Path) -> None:
+    shutil.copytree(lab.place.root / "tiny", tmp_path / "tiny")
+    config = {"submit_training": {"model": "tiny"}}
+    look = LM.reader(tmp_path)
+    before = look(config)
+    with (tmp_path / "tiny" / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+
+    assert LM.reader(tmp_path)(config) != before == look(config)
+    with pytest.raises(UsageError, match="There is no model folder 'other'"):
+        look({"submit_training": {"model": "other"}})
+
+
+@needs_mlx_lm
 def test_epochs_and_alpha_say_the_same_as_iterations_and_scale(lab: Lab) -> None:
     given = {name: value for name, value in SMALL.items() if name != "iters"}
     training = Training(lab.dataset, "tiny", {**given, "n_epochs": 3, "lora_alpha": 16, "lora_rank": 4})

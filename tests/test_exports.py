@@ -487,3 +487,21 @@ def test_rows_are_columns_of_one_length() -> None:
     columns = tabulate([a_row(1, params={"x": 1}), a_failed_row(2)])
 
     assert {len(column.values) for column in columns} == {2}
+
+
+def test_a_swept_seed_is_the_column_of_seeds_of_a_sweep_without_replicates(tmp_path: Path) -> None:
+    params = {"training.seed": 7, "training.lr": 0.1}
+
+    alone = {column.name: column.values for column in tabulate([a_row(1, params=params)])}
+    beside = {column.name: column.values for column in tabulate([a_row(1, params=params, seed=3)])}
+
+    assert alone["seed"] == [7]
+    assert "training.seed" not in alone
+    assert (beside["seed"], beside["training.seed"]) == ([3], [7])
+
+
+def test_names_with_half_of_a_character_stay_apart_from_those_they_look_like() -> None:
+    assert free_names(["a\udfff", "a?"], (), prefix="m.") == {"a\udfff": "m.a?", "a?": "a?"}
+    assert free_names(["a\udfff"], (), prefix="m.") == {"a\udfff": "a?"}
+    assert short_names(["x.a\udfff", "y.a?"]) == {"x.a\udfff": "x.a?", "y.a?": "y.a?"}
+    assert short_names(["a\udfff", "a?"]) == {"a\udfff": "a?", "a?": "param.a?"}

@@ -250,4 +250,6 @@ def test_ctrl_c_under_a_loop_of_ones_own_ends_the_points(modules: Modules) -> No
     lock = Lock(modules.root / "outputs" / "one" / ".sweep.lock")
     lock.acquire(timeout_s=60)  # the sweep's thread gives it back when its point has been ended
     lock.release()
+    loop.run_until_complete(asyncio.sleep(0.1))  # what is pending comes to its end
+    loop.close()
     assert len(done(modules)) <= 1

@@ -33,7 +33,6 @@ class Toy:
 
     kind: str = "toy"
     metric: str = "loss"
-    is_clocked: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def resolve(self, params: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
@@ -41,6 +40,9 @@ class Toy:
 
     def identity(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in config.items() if name != "label"}
+
+    def is_clocked(self, config: Mapping[str, Any]) -> bool:
+        return False
 
     def expected_s(self, config: Mapping[str, Any]) -> float | None:
         return None

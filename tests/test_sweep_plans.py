@@ -73,6 +73,15 @@ def test_rungs_are_made_of_the_trials_that_there_are(tmp_path: Path) -> None:
     assert counts(done(tmp_path, parameters=RATES, **fields)) == (4, 4, 0, 0)
 
 
+def test_rung_has_no_more_points_than_there_are_different_ones(tmp_path: Path) -> None:
+    twice = {**RATES, "training.batch_size": [4, 8]}
+
+    plan = planned(tmp_path, parameters=twice, seeds=2, halving={"resource": EPOCHS, "min": 1, "max": 9})
+
+    # six trials, two and one, with two seeds; of the six, three are the same as others
+    assert plan.tally.planned == (6, 4, 2)
+
+
 def test_rung_with_too_few_survivors_leaves_nothing_over(tmp_path: Path) -> None:
     halving = {"resource": EPOCHS, "min": 1, "max": 2, "factor": 2}
 
@@ -214,10 +223,21 @@ def test_points_that_have_ended_say_how_fast_the_others_are(tmp_path: Path) -> N
     assert "at the pace of those that have ended" in found.basis
 
 
-def test_nothing_left_takes_no_time(tmp_path: Path) -> None:
-    ended(planned(tmp_path, parameters={EPOCHS: [1]}), 4.0)
+def test_points_that_are_tried_again_take_their_own_time(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"parameters": {EPOCHS: [1, 10, 20]}, "retries_failed": True}
+    ended(planned(tmp_path, **fields), 11.5, failed=10)
 
-    assert estimate(planned(tmp_path, parameters={EPOCHS: [1]})).seconds == 0
+    assert estimate(planned(tmp_path, **fields)).seconds == 11  # the others took 23 s, as was expected of them
+
+
+def test_nothing_left_takes_no_time_and_no_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(planned(tmp_path, parameters={EPOCHS: [1]}), 4.0)
+    probes: list[Any] = []
+    monkeypatch.setattr(instant.Instant, "expected_s", lambda *given: probes.append(given))
+
+    found = estimate(planned(tmp_path, parameters={EPOCHS: [1]}))
+
+    assert (found.seconds, probes) == (0, [])
 
 
 def test_where_nothing_is_expected_the_first_points_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,12 +251,13 @@ def test_where_nothing_is_expected_the_first_points_tell(tmp_path: Path, monkeyp
     assert (after.seconds, after.basis) == (8.0, "the points that have ended")
 
 
-def ended(plan: SweepPlan, seconds: float) -> None:
-    """All of a plan's points have ended, in so many seconds each."""
+def ended(plan: SweepPlan, seconds: float, failed: int | None = None) -> None:
+    """All of a plan's points have ended, in so many seconds each. Args: failed: epochs of those that have failed."""
     with Book.open(plan.launch.paths) as opened:
         opened.begin(plan.launch.paths, {**plan.launch.definition, "slots": 1}, base=plan.launch.base)
         for point in plan.listed:
-            opened.end(point, Result(RunStatus.COMPLETED, {"val_loss": 1.0}, seconds=seconds))
+            status = RunStatus.FAILED if point.config["training"]["epochs"] == failed else RunStatus.COMPLETED
+            opened.end(point, Result(status, {}, seconds=seconds))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +270,7 @@ def ended(plan: SweepPlan, seconds: float) -> None:
         ({0: [2.0], 1: [4.0]}, [0, 1, 1], [1, 3, 9], 4 + 4 * 3),  # the rung's own, and from the nearest below
         ({1: [6.0]}, [1, 0], [1, 3], 2.0),
         ({0: [2.0]}, [-1, 1], [1, 3], 6.0),
-        ({0: [2.0], 5: [100.0]}, [1], [], 2.0),  # of an earlier plan, which had more rungs
+        ({5: [100.0]}, [1], [1], None),  # of an earlier plan, which had more rungs
     ],
 )
 def test_what_is_left_is_weighed_by_its_resource(

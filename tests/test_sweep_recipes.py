@@ -17,12 +17,13 @@ import standin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoexperiment import constants
+from autoexperiment import constants, machine
+from autoexperiment.config.sweep_loader import load_sweep
 from autoexperiment.errors import DataError, LabError, UsageError
 from autoexperiment.paths import RunPaths
 from autoexperiment.run import Run
 from autoexperiment.supervisor import Signals
-from autoexperiment.sweep import recipes, work
+from autoexperiment.sweep import plans, recipes, work
 from autoexperiment.sweep.points import Order, Point, Result, key_of
 from autoexperiment.sweep.recipes import RecipeWork
 from autoexperiment.vocabulary import Outcome, RunStatus, TrustLevel
@@ -196,12 +197,23 @@ def test_parameters_and_seed_are_put_into_the_base(root: Path) -> None:
     )  # fmt: skip
 
 
+def test_one_point_with_a_budget_in_seconds_keeps_the_others_from_running_beside_it(root: Path) -> None:
+    file = root / "budgets.json"
+    sweep = {"name": "b", "work": "gpt", "base": {"budget": "steps:3"}, "parameters": {"budget": ["20s", "steps:7"]}}
+    file.write_text(json.dumps(sweep))
+
+    one = plans.make_plan(load_sweep(file), root=root)
+    many = plans.make_plan(load_sweep(file, ["parameters.budget=[steps:3, steps:7]"]), root=root)
+
+    assert (one.slots, many.slots) == (1, len(os.sched_getaffinity(0)) if machine.device_class() == "cpu" else 1)
+
+
 @pytest.mark.parametrize(("budget", "seconds"), [("20s", 20.0), (20, 20.0), ("2m", 120.0), ("steps:5", None)])
 def test_only_a_budget_in_seconds_says_how_long_it_takes(root: Path, budget: Any, seconds: float | None) -> None:
     made = make(root, budget=budget)
 
     assert made.expected_s(made.resolve({}, None)) == seconds
-    assert made.is_clocked == (seconds is not None)
+    assert made.is_clocked(made.base) == (seconds is not None)
 
 
 @pytest.mark.parametrize(

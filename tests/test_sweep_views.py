@@ -19,6 +19,7 @@ from autoexperiment.config.sweep_loader import load_sweep_dict
 from autoexperiment.errors import ConfigError, HarnessError, LabError, Locked, UsageError
 from autoexperiment.files import Lock
 from autoexperiment.paths import SweepPaths
+from autoexperiment.sweep import dask
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,16 @@ TWO: Mapping[str, Any] = {RATE: [0.1, 0.2]}
 # ---- run
 
 
-def test_a_refused_sweep_prints_nothing_else(mlx: Shell) -> None:
+def test_a_refused_sweep_prints_nothing_else(mlx: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(dask, "CONNECT_S", 0.2)
     mlx.sweep(parameters=TWO)
-    made = CliRunner().invoke(command.command, ["run", "--config", "sweep.json"], standalone_mode=False)
 
-    assert isinstance(made.exception, LabError)
-    assert "--resume" in str(made.exception)
-    assert made.output == ""
+    for words, why in (([], "--resume"), (["--resume", "--dask", "tcp://127.0.0.1:1"], "No dask scheduler answers")):
+        made = CliRunner().invoke(command.command, ["run", "--config", "sweep.json", *words], standalone_mode=False)
+        assert isinstance(made.exception, LabError)
+        assert why in str(made.exception)
+        assert made.output == ""
 
 
 def test_dry_run_of_a_sweep_that_is_there_says_so(mlx: Shell) -> None:
@@ -162,6 +166,16 @@ def test_no_option_is_forgotten_in_the_command_that_goes_on() -> None:
         "mlx", "sweep", "run", "--resume", "--config", "a b.yaml", "--set", "seeds=3",
         "--set", "parameters.training.epochs=[1, 2]", "--track", "mlflow", "--dask", "tcp://h:1", "--retry-failed", "--json",
     ]  # fmt: skip
+
+
+def test_tracker_that_is_switched_off_names_the_command_that_finds_the_sweep(mlx: Shell) -> None:
+    pytest.importorskip("tensorboardX")
+    place = mlx.root / "my runs" / "s"
+    (place / "tensorboard.log").mkdir(parents=True)  # in the way
+
+    answer = mlx.sweep("--track", "tensorboard", parameters=TWO, output="my runs")
+
+    assert "mlx sweep export s --format tensorboard --output-dir 'my runs'\n" in answer.out
 
 
 # ---- what came out

@@ -44,7 +44,8 @@ def key(made: WorkflowWork, params: dict[str, Any] | None = None, seed: int | No
 
 def order_of(place: Modules, made: WorkflowWork, *, seed: int | None = None, **more: Any) -> Order:
     config = made.resolve({}, seed)
-    point = Point(4, 2, {"draw.count": 3}, seed, config, "k")
+    key = key_of("workflow", made.identity(config))
+    point = Point(4, 2, {"draw.count": 3}, seed, config, key)
     order = Order("workflow", point, str(place.root), "outputs/sums", options=made.options, **more)
     return Order.from_json(json.loads(json.dumps(order.to_json())))  # as it gets to another machine
 
@@ -174,8 +175,19 @@ def test_a_file_that_the_configuration_names_counts(place: Modules) -> None:
     before, labelled = key(made, params), key(made, {"draw.label": "rows.csv"})
     (place.root / "rows.csv").write_text("two!")
 
-    assert key(made, params) != before
-    assert key(made, {"draw.label": "rows.csv"}) == labelled
+    assert key(counting(place), params) != before
+    assert key(counting(place), {"draw.label": "rows.csv"}) == labelled
+    assert key(made, params) == before  # within one sweep a point keeps its name
+
+
+def test_a_folder_that_the_configuration_names_counts(place: Modules) -> None:
+    (place.root / "rows" / "deep").mkdir(parents=True)
+    (place.root / "rows" / "deep" / "a.csv").write_text("one")
+    params = {"draw.options.folder": "rows"}
+    before = key(counting(place), params)
+    (place.root / "rows" / "deep" / "a.csv").write_text("two!")
+
+    assert key(counting(place), params) != before
 
 
 ATOMS = COUNTING.replace("    labels=", '    atoms={"corpus": Path},\n    labels=').replace(
@@ -256,9 +268,9 @@ def test_its_modules_are_found_as_in_the_sweep_s_process(place: Modules, tmp_pat
     elsewhere = tmp_path / "elsewhere"
     with modules(elsewhere) as other:
         other.write("beside", "NUMBER = 100\n")
-        made = counting(place, source=doing("import beside; return {'total': beside.NUMBER}"))
+        order = order_of(place, counting(place, source=doing("import beside; return {'total': beside.NUMBER}")))
 
-    result, _ = perform(order_of(place, made))
+    result, _ = perform(order)
 
     assert result.metrics["total"] == 100.0
 
@@ -309,7 +321,37 @@ def test_a_workflow_that_is_gone_is_a_result_with_its_reason(place: Modules) -> 
 
     assert result.status is RunStatus.FAILED
     assert "There is no module 'flow'" in result.reason
-    assert (load_state(run).seed, load_state(run).params) == (3, {"draw.count": 3})
+    state = load_state(run)
+    assert (state.seed, state.params) == (3, {"draw.count": 3})
+    assert (state.workflow, [step.name for step in state.steps]) == ("counting", ["draw", "add", "score"])
+
+
+def test_a_process_that_left_no_state_is_a_state_with_every_step(place: Modules) -> None:
+    order = order_of(place, counting(place, source=doing("(context.run_dir / 'state.json').unlink(); os._exit(7)")))
+
+    _, run = perform(order)
+
+    state = load_state(run)
+    assert (state.workflow, state.status) == ("counting", Status.FAILED)
+    assert state.step("score").status is Status.PENDING
+
+
+@pytest.mark.parametrize("what", ["code", "rows.csv", "folder/a"])
+def test_what_changed_since_the_sweep_began_is_not_run_as_the_old_point(place: Modules, what: str) -> None:
+    (place.root / "folder").mkdir()
+    for name in ("rows.csv", "folder/a"):
+        (place.root / name).write_text("one")
+    order = order_of(place, counting(place, {"draw": {"options": {"rows": "rows.csv", "folder": "folder"}}}))
+    if what == "code":
+        place.write("flow", COUNTING + "# edited\n")
+    else:
+        (place.root / what).write_text("two!")
+
+    result, _ = perform(order)
+
+    assert result.status is RunStatus.FAILED
+    assert result.reason.startswith("Code, files or data that decide this point are not as they were when")
+    assert place.done() == []
 
 
 def test_a_point_that_takes_too_long_is_timed_out(place: Modules) -> None:
@@ -397,6 +439,11 @@ def state_with(*outputs: dict[str, Any]) -> WorkflowState:
         ([{"evals": {"a": {"acc": 0.5, "f1": None}}}], {"acc": 0.5, "f1": None}),
         ([{"evals": {"a": {"acc": 1}, "b": {"acc": 0}}}], {"a.acc": 1, "b.acc": 0}),
         ([{"one": {"a": {"acc": 1}}}, {"two": {"b": {"acc": 0}}}], {"a.acc": 1, "b.acc": 0}),
+        (
+            [{"before": {"a": {"acc": 0.1, "f1": 0.2}}}, {"after": {"a": {"acc": 0.9}}}],
+            {"before.a.acc": 0.1, "a.f1": 0.2, "after.a.acc": 0.9},
+        ),
+        ([{"evals": {"a": {"acc": 10**400, "f1": 1}}}], {"acc": None, "f1": 1}),
         ([{"evals": {"a": {"acc": 1, "stats": {"n": [1]}}}}], {"acc": 1}),
         ([{"model": {"run_dir": "x", "metrics": {"loss": 1.0}}}], {}),
         ([{"job": {"a": {"name": "x"}}}, {"n": 3}, {"l": [1]}, {"empty": {}}, {"half": {"a": {}}}], {}),

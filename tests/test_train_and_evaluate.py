@@ -156,6 +156,14 @@ def test_a_configuration_that_is_not_sound_is_refused(section: str, values: dict
         train_and_evaluate_workflow.checked(config)
 
 
+@pytest.mark.parametrize("section", ["mlp", {"hyperparameters": 3, "backend_name": "gpt"}])
+def test_whether_an_unsound_configuration_is_clocked_is_no_error(section: Any) -> None:
+    is_clocked = train_and_evaluate_workflow.is_clocked
+
+    assert is_clocked is not None
+    assert not is_clocked(train_and_evaluate_workflow.filled({"submit_training": section}))
+
+
 def test_all_faults_of_a_configuration_are_told_at_once() -> None:
     config = changed(prepare_dataset={"dataset_loader": "x"}, evaluate_model={"eval_task": "y", "more": 1})
 
@@ -336,6 +344,13 @@ def test_an_error_of_the_system_is_passed_on_for_another_try(tmp_path: Path, mod
     name = module(f"def rows():\n    raise {error}\n")
 
     with pytest.raises(OSError, match="gone"):
+        tasks.call(f"{name}:rows", {}, root=tmp_path)
+
+
+def test_the_line_of_an_error_is_the_function_s_own(tmp_path: Path, module: Any) -> None:
+    name = module("import os\n\ndef rows():\n    return os.environ['MY_TOKEN']\n")
+
+    with pytest.raises(DataError, match=rf"failed in {name}\.py, line 4: KeyError: 'MY_TOKEN'"):
         tasks.call(f"{name}:rows", {}, root=tmp_path)
 
 

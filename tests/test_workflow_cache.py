@@ -158,7 +158,7 @@ def test_a_file_that_the_configuration_names_counts_by_what_it_holds(place: Modu
 
 
 def test_texts_that_name_no_file_are_passed_over(place: Modules) -> None:
-    (place.root / "folder").mkdir()
+    (place.root / "outputs" / "deep").mkdir(parents=True)
     (place.root / "a").write_text("x")
     os.mkfifo(place.root / "pipe")
     texts = [
@@ -166,7 +166,10 @@ def test_texts_that_name_no_file_are_passed_over(place: Modules) -> None:
         str(place.root / "a"),
         "",
         ".",
-        "folder",
+        "..",
+        "/",
+        "outputs",
+        "outputs/deep/..",
         "pipe",
         "nowhere",
         "a\0b",

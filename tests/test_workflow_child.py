@@ -115,6 +115,7 @@ def test_a_failed_step_exits_with_1(place: Modules) -> None:
         ({"workflow": "nowhere:counting"}, "There is no module 'nowhere'"),
         ({"config": {"draw": {"cont": 1}}}, "Unknown field 'cont' in draw"),
         ({"atoms": {"corpus": 1}}, "Unknown atom 'corpus'"),
+        ({"key": "0" * 20}, "not as they were when the sweep began"),
         ({"workflow": "broken:counting"}, "Importing 'broken:counting' failed: ZeroDivisionError"),
     ],
 )
@@ -122,10 +123,11 @@ def test_what_can_not_be_begun_is_a_failed_state(place: Modules, more: dict[str,
     place.write("flow", COUNTING)
     place.write("broken", "1 / 0")
 
-    child = Child(place, seed=3, **more)
+    child = Child(place, seed=3, name="counting", steps=STEPS, **more)
 
     assert child.end() == 1
     assert child.state.status is Status.FAILED
+    assert (child.state.workflow, child.state.step("add").status) == ("counting", Status.PENDING)
     assert said in child.state.error
     assert child.state.seed == 3
 
@@ -293,3 +295,31 @@ def test_a_request_comes_back_from_its_file(tmp_path: Path) -> None:
 
     assert Request.load(tmp_path / "request.json") == request
     assert replace(request, seed=None) != request
+
+
+def test_steps_may_have_event_loops_of_their_own(place: Modules) -> None:
+    source = COUNTING.replace(
+        'return {"total": sum(inputs["numbers"])}',
+        'import asyncio; asyncio.run(asyncio.sleep(0)); return {"total": sum(inputs["numbers"])}',
+    ).replace("def score(config", "async def score(config")
+    place.write("flow", source.replace('_done(context, "score")', "import asyncio; await asyncio.sleep(0)"))
+
+    child = Child(place)
+
+    assert child.end() == 0, child.said
+    assert child.state.outputs["eval_results"] == {"sum": {"total": 3.0}}
+
+
+def test_an_awaited_step_is_interrupted_too(place: Modules) -> None:
+    source = COUNTING.replace("def add(config", "async def add(config").replace(
+        '_done(context, "add")', '(context.run_dir / "add.begun").touch(); import asyncio; await asyncio.sleep(600)'
+    )
+    place.write("flow", source)
+
+    child = Child(place)
+    child.wait_for("add")
+    child.process.send_signal(signal.SIGTERM)
+
+    assert child.end() == 130, child.said
+    assert child.state.status is Status.INTERRUPTED
+    assert statuses(child.state) == ["finished", "interrupted", "pending"]

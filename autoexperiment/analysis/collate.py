@@ -40,7 +40,7 @@ async def collate_sweep_evals(
         metrics: one, several, or None for all of them.
         eval_atom_key: the output of that step that holds {task: {metric: value}}.
     Returns: the swept parameters (short names where no other column could be meant, dotted otherwise; lists as JSON text),
-        `seed` where there are replicates or one is swept, `task`, the metrics (NaN where a task has none), `status`, `error` ("" for none).
+        `seed` where there are seeds, `task`, the metrics (NaN where a task has none), `status`, `error` ("" for none).
         A point that failed, was stopped or has not run is one row without task, NaN in its metrics.
     Raises: UsageError: no states, an unknown step, output or metric. HarnessError: the output is not of that form.
     """

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Okabe & Ito 2008, without the yellow, which is too pale for lines on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MOST_LINES = 40
 MARKERS, DASHES = "osD^vPX*", ("-", "--", ":", "-.")
 GREY = "#57606a"
 RUNS, MEANS, MISSING = "runs", "means", "missing"  # ids of the artists, in an SVG too
@@ -77,7 +78,7 @@ def plot_sweep_metric(
     """One metric over one parameter.
 
     Args:
-        group_col: a line of its own for each value of a second parameter.
+        group_col: a line of its own for each value of a second parameter, which has 40 at most.
         x_scale: "linear", "log" or "category"; "auto" goes by the values.
         confidence, method, seed: of the intervals, as in `compute_ci_df`.
     Returns: a matplotlib Figure, with `savefig`. Runs without a number are crosses on the lower edge.
@@ -137,6 +138,11 @@ def _look(
     levels: tuple[Any, ...] = (None,)
     if group_col is not None:
         levels = scale_of(df, check_column(df, group_col, argument="group_col")).levels
+        if len(levels) > MOST_LINES:
+            raise UsageError(
+                f"Column {group_col!r} has {len(levels)} values. Allowed as group_col: {MOST_LINES}. "
+                f"Put them in bins, df[{group_col!r}] = pandas.cut(df[{group_col!r}], 5).astype(str), or leave it out."
+            )
     return _Look(scale_of(df, x_col, wanted=x_scale), group_col, levels, confidence, method, seed)
 
 

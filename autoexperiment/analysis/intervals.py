@@ -68,7 +68,8 @@ def scaled(values: np.ndarray) -> tuple[np.ndarray, int]:
 def intervals(
     values: np.ndarray, codes: np.ndarray, facts: Moments, *, method: str, confidence: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper bounds, each of shape (groups,); NaN for groups with fewer than two values.
+    """Lower and upper bounds, each of shape (groups,); NaN for groups with fewer than two values, and where one is beyond the
+    largest float.
 
     Args: values, codes, facts: as in `moments`.
     Raises: UsageError: an unknown method, or a confidence that is none. HarnessError: "wilson" on other values than 0, 1.
@@ -83,8 +84,8 @@ def intervals(
         lower, upper = _wilson(values, facts, confidence)
     else:
         lower, upper = _bootstrap(values, codes, facts, confidence=confidence, seed=seed)
-    is_single = facts.count < 2
-    return np.where(is_single, np.nan, lower), np.where(is_single, np.nan, upper)
+    has_bounds = (facts.count > 1) & np.isfinite(lower) & np.isfinite(upper)
+    return np.where(has_bounds, lower, np.nan), np.where(has_bounds, upper, np.nan)
 
 
 def check_confidence(confidence: float) -> float:
@@ -107,7 +108,7 @@ def _student(facts: Moments, confidence: float) -> tuple[np.ndarray, np.ndarray]
     """Student's t with ddof=1. Source: Student 1908."""
     freedom = np.maximum(facts.count - 1, 1)
     quantile = need("scipy.special").stdtrit(freedom, (1 + confidence) / 2)
-    with np.errstate(over="ignore"):  # a bound beyond the largest float is infinite
+    with np.errstate(over="ignore", invalid="ignore"):  # of an infinite sd too
         half = quantile * (facts.sd / np.sqrt(np.maximum(facts.count, 1)))
         return facts.mean - half, facts.mean + half
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 LINEAR, LOG, CATEGORY, AUTO = "linear", "log", "category", "auto"
 DECADE, CENTURY = 10.0, 100.0  # largest over smallest: from here on a logarithm may be, and is, the better scale
 MOST_TICKS = 8
+MOST_NAMES = 40  # of values that stand side by side; of more, some are named
 WIDEST = 60  # characters of all labels together; beyond that they are tilted
 
 
@@ -37,22 +39,28 @@ class Scale:
 
     def place(self, value: Any) -> float:
         """Where a value (None: missing) stands on the axis."""
-        return float(self.levels.index(value)) if self.is_category else float(value)
+        return self._places[value] if self.is_category else float(value)
+
+    @cached_property
+    def _places(self) -> dict[Any, float]:
+        return {level: float(place) for place, level in enumerate(self.levels)}
 
     def draw(self, axes: Any, letter: str) -> None:
         """Set up the axis "x" or "y" of matplotlib's axes: scale, ticks, label."""
         axis = getattr(axes, f"{letter}axis")
-        axis.set_label_text(plain(self.name))
+        every = -(-len(self.levels) // MOST_NAMES) if self.is_category else 1
+        some = f" ({len(self.levels)} values, one of {every} named)" if every > 1 else ""
+        axis.set_label_text(plain(self.name + some))
         if self.kind == LOG:
             axes.set(**{f"{letter}scale": LOG})
         if self.is_category or len(self.levels) <= MOST_TICKS:
             # the log scale's own ticks stand at powers of ten, where there may be no run
             axis.set_minor_locator(need("matplotlib.ticker").NullLocator())
-            self._label(axis, is_across=letter == "x")
+            self._label(axis, self.levels[::every], is_across=letter == "x")
 
-    def _label(self, axis: Any, *, is_across: bool) -> None:
-        texts = [value_text(level) for level in self.levels]
-        axis.set_ticks([self.place(level) for level in self.levels], [plain(text) for text in texts])
+    def _label(self, axis: Any, levels: Sequence[Any], *, is_across: bool) -> None:
+        texts = [value_text(level) for level in levels]
+        axis.set_ticks([self.place(level) for level in levels], [plain(text) for text in texts])
         if is_across and max(map(len, texts)) * len(texts) > WIDEST:
             for tick in axis.get_ticklabels():
                 tick.set(rotation=35, ha="right", rotation_mode="anchor")

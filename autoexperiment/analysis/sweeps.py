@@ -30,9 +30,9 @@ def sweep_frame(source: str | Path | Iterable[Mapping[str, Any]]) -> pd.DataFram
 
     Args: source: the sweep's folder, `outputs/<name>`, or rows as `mlx sweep results --json` prints them.
     Returns: `number`, `trial`, `rung` where successive halving went on with some; the parameters (named as in
-        `collate_sweep_evals`); `seed` where there are replicates, or a parameter of that name; the metrics, NaN for every point that is not completed;
+        `collate_sweep_evals`); `seed` where there are replicates; the metrics, NaN for every point that is not completed;
         `status`, `reason`, `seconds`, `run_dir`, and for each metric how it was obtained, as `trust.NAME`. Names are those of
-        `mlx sweep export`. `attrs` says which columns are parameters and which are metrics.
+        `mlx sweep export`. `attrs` says which columns are metrics, and which are parameters, seeds left out.
     Raises: UsageError: there is no sweep, or no row.
     """
     found = [*(results.rows(SweepPaths(Path(source))) if isinstance(source, str | Path) else source)]

@@ -32,9 +32,9 @@ def compute_ci_df(
         method: "t" (Student, ddof=1), "wilson" (values 0 and 1, a row for each trial) or "bca" (bootstrap).
         seed: of the bootstrap.
     Returns: a row for each group, first seen first: the group columns, then `mean`, `lower_bound`, `upper_bound`
-        (NaN for fewer than two runs; not cut to any range), `count` (runs with a number), `confidence`, and `missing`
-        (runs without one).
-    Raises: UsageError: a column, method or confidence that is none. HarnessError: values that don't fit.
+        (NaN for fewer than two runs, or beyond the largest float; not cut to any range), `count` (runs with a number),
+        `confidence`, and `missing` (runs without one).
+    Raises: UsageError: a column, method, confidence or seed that is none. HarnessError: values that don't fit.
     """
     value_col = check_column(df, value_col, argument="value_col")
     columns = check_columns(df, group_cols, argument="group_cols")

@@ -157,9 +157,8 @@ def _tell_plan(plan: SweepPlan, expected: Estimate, *, as_json: bool) -> int:
         print_json(facts)
         return 0
     click.echo(f"{heading(f'DRY RUN - SWEEP PLAN: {plan.config.name}')}\n\n{plan_text(plan)}")
-    click.echo(
-        f"  side by side: {plan.slots}\n  expected time: {expected_text(expected)}\n  runs go to: {launch.paths.folder}"
-    )
+    click.echo(f"  side by side: {plan.slots or 'as many as the workers take'}")
+    click.echo(f"  expected time: {expected_text(expected)}\n  runs go to: {launch.paths.folder}")
     return 0
 
 
@@ -271,7 +270,7 @@ class Printer(Teller):
 
         resources = [rung.resource for rung in self._plan.launch.job.rungs]
         seconds = left_s(self._seconds, self._left, resources)
-        return "" if seconds is None else f"  {duration(seconds / self._plan.slots)} left"
+        return "" if seconds is None else f"  {duration(seconds / (self._plan.slots or 1))} left"
 
     def note(self, text: str) -> None:
         """Said even where only JSON is wanted: then beside it."""

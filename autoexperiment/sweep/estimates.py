@@ -89,7 +89,7 @@ def _together(plan: SweepPlan, expected: Mapping[str, float], measured: Mapping[
         todo = [point for point in here if not _is_done(plan, point, measured)] or here
         times = [expected[point.key] for point in todo]
         if count:
-            shared = count * statistics.fmean(times) / plan.slots
+            shared = count * statistics.fmean(times) / (plan.slots or 1)
             total += max(shared, *times)
     return total
 
@@ -106,4 +106,4 @@ def _by_what_ended(plan: SweepPlan, measured: Mapping[str, Ended]) -> Estimate:
     total = left_s(seconds, plan.tally.left, [rung.resource for rung in plan.launch.job.rungs])
     if total is None:
         return Estimate(None, "it is told once a point has ended")
-    return Estimate(total / plan.slots, "the points that have ended")
+    return Estimate(total / (plan.slots or 1), "the points that have ended")

@@ -35,7 +35,6 @@ class ExperimentWork:
 
     kind: ClassVar[str] = "experiment"
     metric: ClassVar[str] = "val_loss"
-    is_clocked: ClassVar[bool] = False
 
     base: Mapping[str, Any]
     root: Path
@@ -89,6 +88,9 @@ class ExperimentWork:
         if file not in self._contents:
             self._contents[file] = snapshot.content(file) if file.exists() else ""
         return self._contents[file]
+
+    def is_clocked(self, config: Mapping[str, Any]) -> bool:
+        return False
 
     def expected_s(self, config: Mapping[str, Any]) -> float | None:
         """By start-up and one epoch of the first that is asked about, which is trained in a folder that is thrown away;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autoexperiment import machine
@@ -31,7 +31,7 @@ class Where:
 
     Attributes:
         executor: one of EXECUTORS. `address`: of dask's scheduler.
-        max_parallel: points side by side; None: as many as suits machine and work.
+        max_parallel: points side by side; None: as many as suits machine and work, or as the cluster's workers take.
     """
 
     executor: str = LOCAL
@@ -49,23 +49,24 @@ class Where:
         if self.max_parallel is not None and (type(self.max_parallel) is not int or self.max_parallel < 1):
             raise UsageError(f"max_parallel is {self.max_parallel!r}. Allowed: a whole number, 1 or more.")
 
-    def slots(self, *, is_clocked: bool) -> int:
-        """How many points run side by side on this machine.
+    def fitted(self, *, is_clocked: bool) -> Where:
+        """With `max_parallel` as it suits this machine, where points run here and nobody has said how many side by side.
 
         One on a GPU, which all processes share, and where results depend on how fast the machine is meanwhile.
         """
-        if self.max_parallel is not None:
-            return self.max_parallel
-        return 1 if is_clocked or machine.facts()["device"] != "cpu" else _cores()
+        if self.max_parallel is not None or self.executor == DASK:
+            return self
+        is_one = is_clocked or machine.facts()["device"] != "cpu"
+        return replace(self, max_parallel=1 if is_one else _cores())
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def blas_threads(slots: int) -> int | None:
-    """BLAS threads of each of `slots` processes side by side; None: as usual for one alone."""
-    return None if slots == 1 else max(1, min(usual(), _cores() // slots))
+def blas_threads(slots: int | None) -> int | None:
+    """BLAS threads of each of `slots` processes side by side; None: as usual for one alone, or on a cluster."""
+    return None if slots in (None, 1) else max(1, min(usual(), _cores() // slots))
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,11 @@ def run(
     observer = observer or Quiet()
     with (signals or Signals()).watched() as signals, Book.open(launch.paths) as book:
         check(launch, book.contents)
-        slots = launch.where.slots(is_clocked=launch.job.work.is_clocked)
-        wanted = {**launch.definition, "slots": slots}
-        book.begin(launch.paths, wanted, base=launch.base)
         launch.paths.stop_request.unlink(missing_ok=True)
         executor = _executor(launch, signals, observer)
         try:
+            wanted = {**launch.definition, "slots": executor.slots}
+            book.begin(launch.paths, wanted, base=launch.base)
             if opened:
                 opened()
             engine = Engine(
@@ -171,4 +171,4 @@ def _executor(launch: Launch, signals: Signals, observer: Observer) -> Executor:
         from autoexperiment.sweep.dask import DaskExecutor
 
         return DaskExecutor(launch.where, launch.paths.folder, signals, say=observer.note)
-    return LocalExecutor(launch.where.slots(is_clocked=launch.job.work.is_clocked), signals)
+    return LocalExecutor(launch.where.max_parallel or 1, signals)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,9 +62,9 @@ class SweepPlan:
         return sum(self.tally.left)
 
     @property
-    def slots(self) -> int:
-        """How many points run side by side."""
-        return self.launch.where.slots(is_clocked=self.launch.job.work.is_clocked)
+    def slots(self) -> int | None:
+        """How many points run side by side; None: as many as the cluster's workers take."""
+        return self.launch.where.max_parallel
 
 
 def make_plan(
@@ -92,10 +92,12 @@ def make_plan(
     job = Job(
         doing, root, str(folder), seeds=config.replicates, metric=metric, goal=goal, rungs=_rungs(config, total),
         resource=config.halving.resource if config.halving else "", timeout_s=config.timeout_s,
-        threads=launching.blas_threads(where.slots(is_clocked=doing.is_clocked)), retries_failed=retries_failed,
+        retries_failed=retries_failed,
     )  # fmt: skip
     points = _checked(job, asked)
     listed = _distinct(points)
+    where = where.fitted(is_clocked=any(doing.is_clocked(point.config) for point in listed))
+    job = replace(job, threads=launching.blas_threads(where.max_parallel))
     tally = tallies.planned(job, listed, known.ended, trials=total if sampler.is_adaptive else None)
     new_sampler = partial(_sampler, config, goal) if sampler.is_adaptive else partial(samplers.ListedSampler, asked)
     launch = Launch(job, _definition(config, job, tally), new_sampler, where, is_resumed)

@@ -23,6 +23,7 @@ from autoexperiment.sweep.engine import Quiet
 from autoexperiment.sweep.launching import Where
 from autoexperiment.sweep.plans import SweepPlan
 from autoexperiment.sweep.points import Point, Result
+from autoexperiment.sweep.states import SweepStates
 from autoexperiment.sweep.workflows import metrics_of
 from autoexperiment.vocabulary import RunStatus
 from autoexperiment.workflow import atoms, loading
@@ -30,15 +31,6 @@ from autoexperiment.workflow.state import Status, StepState, WorkflowState
 
 if TYPE_CHECKING:
     from autoexperiment.workflow.steps import Workflow
-
-
-class SweepStates(list[WorkflowState]):
-    """The states of the points that finished, in the grid's order. `failed`: those of the others, in the same order."""
-
-    def __init__(self, finished: Sequence[WorkflowState], failed: Sequence[WorkflowState], folder: Path) -> None:
-        super().__init__(finished)
-        self.failed = list(failed)
-        self.folder = folder
 
 
 class _Told(Quiet):

@@ -151,9 +151,8 @@ class RecipeWork:
     options: Mapping[str, Any]
     _asked: dict[str | None, dict[str, str]] = field(default_factory=dict)
 
-    @property
-    def is_clocked(self) -> bool:
-        return parse_budget(self.base["budget"]).kind == "seconds"
+    def is_clocked(self, config: Mapping[str, Any]) -> bool:
+        return parse_budget(config["budget"]).kind == "seconds"
 
     def resolve(self, params: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
         replicate = {} if seed is None else {"seed": seed}

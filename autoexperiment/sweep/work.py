@@ -28,17 +28,12 @@ class Work(Protocol):
 
     Attributes:
         metric: the one that is looked at when none is named; "" if there is no such.
-        is_clocked: what comes out depends on how fast the machine is meanwhile, so that points that run side by side
-            disturb each other.
         options: goes into every order; plain JSON.
     """
 
     kind: str
     metric: str
     options: Mapping[str, Any]
-
-    @property
-    def is_clocked(self) -> bool: ...
 
     def resolve(self, params: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
         """The whole configuration of a point, checked; plain JSON.
@@ -53,6 +48,11 @@ class Work(Protocol):
     def identity(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """All of a resolved configuration that decides what comes out: names and places of outputs are left out, the
         content of code and data that it points to is put in."""
+        ...
+
+    def is_clocked(self, config: Mapping[str, Any]) -> bool:
+        """Whether what comes out of a point depends on how fast the machine is meanwhile, so that points that run side
+        by side disturb each other."""
         ...
 
     def expected_s(self, config: Mapping[str, Any]) -> float | None:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,11 +21,12 @@ from autoexperiment.run import Run
 from autoexperiment.supervisor import Signals, run_environment, supervise
 from autoexperiment.sweep.points import Order, Result
 from autoexperiment.vocabulary import Outcome, RunStatus, TrustLevel
-from autoexperiment.workflow import atoms, loading, sources
+from autoexperiment.workflow import atoms, loading
+from autoexperiment.workflow.identity import Identity
 from autoexperiment.workflow.request import Request
 from autoexperiment.workflow.running import begun, ended_early, load_state, save_state
 from autoexperiment.workflow.state import Status, WorkflowState
-from autoexperiment.workflow.steps import Reads, Workflow
+from autoexperiment.workflow.steps import Workflow
 
 OPTIONS = ("workflow", "input_atoms", "user", "seed_path", "use_cache")
 LOOK_S = 2.0  # a reader of the history may touch a run's lock for a moment
@@ -41,21 +42,12 @@ class WorkflowWork:
 
     workflow: Workflow
     base: Mapping[str, Any]
-    given: Mapping[str, Any]
     seed_path: str
-    root: Path
+    identities: Identity
     options: Mapping[str, Any]
-    _contents: dict[str, Any] = field(default_factory=dict)
-    _code: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
-    _files: dict[str, str] = field(default_factory=dict)
-    _reads: Reads | None = None
 
-    def __post_init__(self) -> None:
-        self._reads = self.workflow.reads(self.root) if self.workflow.reads else None
-
-    @property
-    def is_clocked(self) -> bool:
-        return self.workflow.is_clocked is not None and self.workflow.is_clocked(self.base)
+    def is_clocked(self, config: Mapping[str, Any]) -> bool:
+        return self.workflow.is_clocked is not None and self.workflow.is_clocked(config)
 
     def resolve(self, params: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
         values = dict(params)
@@ -69,57 +61,14 @@ class WorkflowWork:
                 raise UsageError(f"{self.seed_path!r} is a parameter and the seeds' place. Leave one of them out.")
             values[self.seed_path] = seed
         config = self.workflow.checked(dotpaths.replaced(self.base, values))
-        self._read(config)
+        self.identities.read(config)
         return config
 
     def identity(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        deciding: Any = config
-        for label in self.workflow.labels:
-            deciding = _without(deciding, label.split("."))
-        return {
-            "workflow": self.workflow.name,
-            "config": deciding,
-            "code": self._code_of(config),
-            "files": self._files_of(deciding),
-            "reads": self._read(config),
-            "atoms": {name: self._content(name) for name in self.given},
-        }
-
-    def _read(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        return self._reads(config) if self._reads else {}
-
-    def _files_of(self, config: Any) -> dict[str, str]:
-        """Looked at once, as code is."""
-        found = {}
-        for text in sources.texts(config):
-            if text not in self._files:
-                self._files[text] = sources.of_file(text, root=self.root)
-            found[text] = self._files[text]
-        return {text: digest for text, digest in found.items() if digest}
-
-    def _code_of(self, config: Mapping[str, Any]) -> dict[str, str]:
-        """Looked at once: what is edited while the sweep goes on changes none of its points' names."""
-        modules = [step.function.__module__ for step in self.workflow.steps]
-        names = tuple(sorted({*modules, *sources.words(dict(config))}))
-        if names not in self._code:
-            self._code[names] = sources.of_modules(names)
-        return self._code[names]
-
-    def _content(self, name: str) -> Any:
-        if name not in self._contents:
-            self._contents[name] = atoms.content(self.given[name])
-        return self._contents[name]
+        return self.identities.of(config)
 
     def expected_s(self, config: Mapping[str, Any]) -> float | None:
         return None
-
-
-def _without(config: Any, names: list[str]) -> Any:
-    """A copy without the value at a path, if there is one."""
-    if not isinstance(config, Mapping) or names[0] not in config:
-        return config
-    rest = {name: value for name, value in config.items() if name != names[0]}
-    return rest if len(names) == 1 else {**rest, names[0]: _without(config[names[0]], names[1:])}
 
 
 def make(base: Mapping[str, Any], *, root: Path, options: Mapping[str, Any]) -> WorkflowWork:
@@ -148,9 +97,8 @@ def make(base: Mapping[str, Any], *, root: Path, options: Mapping[str, Any]) -> 
         "steps": [step.name for step in workflow.steps],
     }
     given = atoms.checked(workflow, plain, root=root)
-    return WorkflowWork(
-        workflow, workflow.filled(base), given, options.get("seed_path") or workflow.seed_path, root, told
-    )
+    seed_path = options.get("seed_path") or workflow.seed_path
+    return WorkflowWork(workflow, workflow.filled(base), seed_path, Identity(workflow, given, root), told)
 
 
 def _workflow(given: Any, root: Path) -> tuple[Workflow, str]:
@@ -200,7 +148,7 @@ def _request(order: Order, run: RunPaths) -> Request:
     return Request(
         options["workflow"], point.config, order.root, str(run.folder.resolve()), options["input_atoms"],
         options["user"], tuple(options["path"]), point.params, point.seed, options["use_cache"], options["name"],
-        tuple(options["steps"]),
+        tuple(options["steps"]), point.key,
     )  # fmt: skip
 
 

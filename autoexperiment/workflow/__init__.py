@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoexperiment.sweep.public import SweepStates, run_sweep
+    from autoexperiment.sweep.public import run_sweep
+    from autoexperiment.sweep.states import SweepStates
     from autoexperiment.workflow.running import load_state, run_workflow
     from autoexperiment.workflow.state import Status, StepState, WorkflowState
     from autoexperiment.workflow.steps import Context, Retries, Step, Workflow
@@ -40,7 +41,7 @@ _HOME = {
     "run_workflow": "workflow.running",
     "TrainAndEvaluateConfig": "workflow.train_and_evaluate",
     "train_and_evaluate_workflow": "workflow.train_and_evaluate",
-    "SweepStates": "sweep.public",
+    "SweepStates": "sweep.states",
     "run_sweep": "sweep.public",
 }
 

@@ -42,7 +42,8 @@ def key_of(workflow: str, step: Step, config: Any, inputs: Mapping[str, Any], *,
         "config": config,
         "inputs": {name: atoms.content(value) for name, value in inputs.items()},
         "code": code,
-        "files": sources.of_files([config, [*inputs.values()]], root=root),
+        "files": sources.of_files(config, root=root),
+        "given": sources.of_outputs([*inputs.values()], root=root),
     }
     return _sha256(facts)
 
@@ -80,11 +81,13 @@ class Cache:
             is_whole = entry["key"] == key and entry["sha256"] == _sha256([outputs, files])
             if not is_whole or not isinstance(outputs, dict):
                 return None
-            return outputs if is_judged or sources.of_files(outputs, root=self.root) == files else None
+            return outputs if is_judged or sources.of_outputs(outputs, root=self.root) == files else None
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
 
     def put(self, key: str, outputs: Mapping[str, Any], *, is_judged: bool = False) -> None:
         """Keep outputs, whole or not at all. Raises: OSError. UsageError: a folder that they name holds too much."""
-        files = {} if is_judged else sources.of_files(outputs, root=self.root)
-        write_json(self.file(key), {"key": key, "sha256": _sha256([outputs, files]), "outputs": outputs, "files": files})
+        files = {} if is_judged else sources.of_outputs(outputs, root=self.root)
+        write_json(
+            self.file(key), {"key": key, "sha256": _sha256([outputs, files]), "outputs": outputs, "files": files}
+        )

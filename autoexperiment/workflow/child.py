@@ -15,12 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from autoexperiment.errors import LabError
+from autoexperiment.errors import LabError, Refused
 from autoexperiment.paths import RunPaths
-from autoexperiment.workflow import loading
+from autoexperiment.sweep.points import key_of
+from autoexperiment.workflow import atoms, loading
+from autoexperiment.workflow.identity import Identity
 from autoexperiment.workflow.request import Request
 from autoexperiment.workflow.running import begun, ended_early, reason_of, run_alone, save_state
 from autoexperiment.workflow.state import Status, WorkflowState
+from autoexperiment.workflow.steps import Workflow
 
 INTERRUPTED_EXIT = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -78,11 +81,24 @@ def act(request: Request, stop: Stop) -> int:
     own = [place for place in sys.path if place not in request.path]
     sys.path[:] = [*request.path, *own]
     workflow = loading.load_workflow(request.workflow, root=root)
+    if request.key:
+        _check_same(request, workflow, root)
     state = run_alone(
         workflow, request.config, input_atoms=request.atoms, user=request.user, root=root, run_dir=request.run_dir,
         use_cache=request.use_cache, on_change=stop.look, params=request.params, seed=request.seed,
     )  # fmt: skip
     return 0 if state.status is Status.FINISHED else 1
+
+
+def _check_same(request: Request, workflow: Workflow, root: Path) -> None:
+    """Raises: Refused: what decides is not as it was when the sweep began, so that this would be another point."""
+    given = atoms.checked(workflow, request.atoms, root=root)
+    if key_of("workflow", Identity(workflow, given, root).of(request.config)) != request.key:
+        raise Refused(
+            "Code, files or data that decide this point are not as they were when the sweep began. Put them back and run "
+            "it again with retry_failed=True, or give the sweep another name. Files that a step writes belong into "
+            "context.run_dir, not into the configuration."
+        )
 
 
 if __name__ == "__main__":

@@ -30,24 +30,34 @@ def content(folder: Path, *, root: Path, digest: _Digest) -> str:
     """The hash of all regular files below a folder with their names; links count as what they lead to, bytecode not.
 
     Args: digest: hashes a file, by its path and its `stamp`.
-    Raises: UsageError: it holds too much.
+    Raises: UsageError: it holds too much, or can't be gone through.
     """
-    files, size = [], 0
+    try:
+        files, size = _listed(folder)
+        if size > REMEMBERED_BYTES:
+            memory = ProjectPaths(root).outputs / ".cache" / "folders" / f"{_sha256(os.fsencode(folder))[:20]}.json"
+            return snapshot.take(folder, [f"./{name}" for name in files], cache=memory)
+    except OSError as error:
+        raise UsageError(f"Cannot go through the folder {folder}, which a configuration names: {error}.") from error
+    lines = [f"{name}\0{_digest(folder / name, facts, digest)}\n" for name, facts in sorted(files.items())]
+    return _sha256("".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _listed(folder: Path) -> tuple[dict[str, tuple[int, ...]], int]:
+    """The stamp of each regular file by name, and the bytes of all. Raises: UsageError: too many."""
+    files: dict[str, tuple[int, ...]] = {}
+    size = 0
     for file in _files(folder):
         facts = file.stat()
         if stat.S_ISREG(facts.st_mode):
-            files.append((file.relative_to(folder).as_posix(), stamp(facts)))
+            files[file.relative_to(folder).as_posix()] = stamp(facts)
             size += facts.st_size
         if len(files) > MOST_FILES or size > MOST_BYTES:
             raise UsageError(
                 f"The folder {folder} holds more than {MOST_FILES} files or {MOST_BYTES // 10**9} GB. A folder that a "
                 "configuration names counts by its content. Name a smaller one, or pack it into one file and name that."
             )
-    if size > REMEMBERED_BYTES:
-        memory = ProjectPaths(root).outputs / ".cache" / "folders" / f"{_sha256(os.fsencode(folder))[:20]}.json"
-        return snapshot.take(folder, [f"./{name}" for name, _ in files], cache=memory)
-    lines = [f"{name}\0{_digest(folder / name, facts, digest)}\n" for name, facts in sorted(files)]
-    return _sha256("".join(lines).encode("utf-8", "surrogateescape"))
+    return files, size
 
 
 def _digest(file: Path, facts: tuple[int, ...], digest: _Digest) -> str:
@@ -66,7 +76,7 @@ def _files(folder: Path) -> Iterator[Path]:
     """Every file below a folder; a folder that several links lead to is gone into once."""
     seen = set()
     for above, folders, names in os.walk(folder, followlinks=True):
-        place = os.stat(above)
+        place = Path(above).stat()
         if (place.st_dev, place.st_ino) in seen:
             folders.clear()
             continue

@@ -21,6 +21,7 @@ class Request:
         atoms: as `atoms.encoded` gives them.
         path: folders that modules are looked for in, in this order, before those of the process itself.
         name, steps: of the workflow, for the state of one that can't be imported.
+        key: of the sweep's point, which is run only if all that decides is as it was; "": whatever there is.
         params, seed: what a sweep set in `config`.
     """
 
@@ -36,6 +37,7 @@ class Request:
     use_cache: bool = True
     name: str = ""
     steps: tuple[str, ...] = ()
+    key: str = ""
 
     def save(self, file: Path) -> None:
         """Not for keeps: a process that is started at once reads it."""

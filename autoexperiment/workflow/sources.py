@@ -23,6 +23,7 @@ from typing import Any
 
 from autoexperiment import snapshot
 from autoexperiment.files import open_plain
+from autoexperiment.paths import RunPaths
 from autoexperiment.workflow import folders
 from autoexperiment.workflow.steps import Step
 
@@ -72,28 +73,40 @@ def of_files(config: Any, *, root: Path) -> dict[str, str]:
     """SHA-256 by name of every file and folder that a text in plain JSON names, relative to the root or absolute.
 
     What stands in a file decides as much as what stands in the configuration.
-    Raises: UsageError: a folder holds too much.
+    Raises: UsageError: a folder holds too much, or can't be gone through.
     """
     found = {text: of_file(text, root=root) for text in texts(config)}
     return {text: digest for text, digest in sorted(found.items()) if digest}
+
+
+def of_outputs(outputs: Any, *, root: Path) -> dict[str, str]:
+    """`of_files` for what steps gave. Run directories, which get more files by and by, count by their names only:
+    a step that makes one gives the hash of what counts in it."""
+    return of_files([text for text in texts(outputs) if not _is_run(text, root)], root=root)
+
+
+def _is_run(text: str, root: Path) -> bool:
+    try:
+        return RunPaths(root / text).record.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def of_file(text: str, *, root: Path) -> str:
     """SHA-256 of the file or folder that a text names; "" if it names none that can be read.
 
     Folders that hold the workspace, or all of its outputs, do not count.
-    Raises: UsageError: a folder holds too much.
+    Raises: UsageError: a folder holds too much, or can't be gone through.
     """
+    place = root / text
     try:
-        place = root / text
         facts = place.stat()
         if stat.S_ISREG(facts.st_mode):
             return _content(str(place), folders.stamp(facts))
-        if stat.S_ISDIR(facts.st_mode) and folders.is_looked_into(place, root=root):
-            return folders.content(place, root=root, digest=_content)
     except (OSError, ValueError):  # no name of a file, or none that can be read
         return ""
-    return ""
+    is_counted = stat.S_ISDIR(facts.st_mode) and folders.is_looked_into(place, root=root)
+    return folders.content(place, root=root, digest=_content) if is_counted else ""
 
 
 @lru_cache(maxsize=16384)

@@ -185,8 +185,11 @@ def _place(context: Context) -> Place:
 
 
 def _is_clocked(config: Mapping[str, Any]) -> bool:
+    """Of a configuration that may be unsound: then it is refused elsewhere, with words."""
     training = config["submit_training"]
-    return backend(training["backend_name"]).is_clocked(training["hyperparameters"])
+    if not isinstance(training, Mapping) or not isinstance(training.get("hyperparameters"), Mapping):
+        return False
+    return backend(str(training.get("backend_name"))).is_clocked(training["hyperparameters"])
 
 
 def _reads(root: Path) -> Reads:

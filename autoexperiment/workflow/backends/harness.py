@@ -75,8 +75,8 @@ class Harness:
     def is_clocked(self, hyperparameters: Mapping[str, Any]) -> bool:
         return False
 
-    def reader(self, root: Path) -> Reads:  # noqa: ARG002
-        return lambda config: {}  # its data come from the loader, its code is this package's
+    def reader(self, root: Path) -> Reads:
+        return lambda _: {}  # its data come from the loader, its code is this package's
 
     def submit(self, training: Training, place: Place) -> dict[str, Any]:
         from autoexperiment.planning import look, refuse
@@ -124,7 +124,15 @@ class Harness:
         run_dir = place.root / model["run_dir"]
         if task.samples:
             config = _on_samples(task, model, run_dir=run_dir, root=place.root)
-            found = run_evaluation(run_dir, config=config, split="train")["metrics"]
+            try:
+                found = run_evaluation(run_dir, config=config, split="train")["metrics"]
+            except LabError as error:
+                if not _are_own_rows(task, model, place.root):
+                    raise
+                raise UsageError(
+                    f"The {len(task.samples)} samples of task {task.name!r} are the rows of the dataset, some of which the "
+                    "model was trained on. Allowed: other samples. Without any, the part held out of the dataset is asked."
+                ) from error
         else:
             found = run_evaluation(run_dir, split=task.split)["metrics"]
         return {task.name: {name: found[METRICS[model["task"]][name]] for name in wanted}}
@@ -302,6 +310,13 @@ def _metrics(task: EvalTask, kind: str) -> tuple[str, ...]:
             "was trained on, so an answer is right or wrong. Allowed: exact."
         )
     return task.metrics or tuple(known)
+
+
+def _are_own_rows(task: EvalTask, model: Mapping[str, Any], root: Path) -> bool:
+    """Whether a task's samples are the dataset that a model was trained on."""
+    own = datasets.texts(Dataset(**model["dataset"]), root=root)
+    asked, known = ([(prompt, answer.strip()) for prompt, answer in rows] for rows in (task.samples, own))
+    return asked == known
 
 
 def _on_samples(task: EvalTask, model: Mapping[str, Any], *, run_dir: Path, root: Path) -> ExperimentConfig:
