@@ -99,7 +99,14 @@ def test_label_makes_no_other_point(modules: Modules) -> None:
     states = sweep(modules, {"take.note": ["a", "b"]})
 
     assert done(modules) == ["1.0 0"]
-    assert [state.params["take.note"] for state in states] == ["a"]
+    assert [dict(state.params) for state in states] == [{}]  # neither note is the point's
+
+
+def test_steps_are_done_again_without_the_cache(modules: Modules) -> None:
+    for name, use_cache in (("one", True), ("two", True), ("three", False)):
+        assert totals(sweep(modules, {"take.factor": [1.0]}, name=name, use_cache=use_cache)) == [6]
+
+    assert done(modules) == ["1.0 0", "1.0 0"]
 
 
 def test_failed_point_is_in_failed_and_is_run_again_when_that_is_asked_for(modules: Modules) -> None:

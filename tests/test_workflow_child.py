@@ -47,8 +47,8 @@ def place(tmp_path: Path) -> Iterator[Modules]:
 class Child:
     """A workflow's process, in a run directory of its own."""
 
-    def __init__(self, place: Modules, name: str = "run", **more: Any) -> None:
-        self.run = RunPaths(place.root / name)
+    def __init__(self, place: Modules, folder: str = "run", **more: Any) -> None:
+        self.run = RunPaths(place.root / folder)
         self.run.folder.mkdir()
         request = Request(
             **{

@@ -301,17 +301,16 @@ def test_hyperparameters_that_would_change_nothing_are_not_offered(recipe: Modul
 
 
 def test_a_recipe_that_was_edited_after_a_training_stopped_is_trained_as_it_is(recipe: Modules) -> None:
-    script = recipe.root / "train.py"
-    text, errors = script.read_text(), []
+    script, harness = recipe.root / "train.py", recipe.root / "prepare.py"
+    texts, errors = {file: file.read_text() for file in (script, harness)}, []
+    script.write_text("from __future__ import annotations\nDATASET = 'pystdlib'\nraise RuntimeError('planted')\n")
 
     try:
-        for word in ("first", "second"):
-            script.write_text(
-                f"from __future__ import annotations\nDATASET = 'pystdlib'\nraise RuntimeError('{word}')\n"
-            )
-            errors.append(run(recipe, train_and_evaluate_workflow, BASE, f"outputs/s/{word}").error)
+        for number in (1, 2):
+            harness.write_text(texts[harness] + f"# edit {number}\n")
+            errors.append(run(recipe, train_and_evaluate_workflow, BASE, f"outputs/s/{number}").error)
     finally:
-        script.write_text(text)
+        for file, text in texts.items():
+            file.write_text(text)
 
-    assert "RuntimeError" in errors[0] and "first" in errors[0]
-    assert "RuntimeError" in errors[1] and "second" in errors[1]
+    assert ["RuntimeError at train.py:3" in error for error in errors] == [True, True]

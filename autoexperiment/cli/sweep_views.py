@@ -145,8 +145,9 @@ def _table(rows: list[Row], metrics: list[str]) -> str:
     from autoexperiment.naming import short_names
 
     paths = dict.fromkeys(tuple(path.split(".")) for row in rows for path in row["params"])
-    names = short_names(list(paths), taken=("point", "seed", "status", "seconds", *metrics))
     has_seed = any(row["seed"] is not None for row in rows)
+    own = ("point", *(["seed"] if has_seed else []), "status", "seconds")
+    names = short_names(list(paths), taken=(*own, *metrics))
     head = [
         "point",
         *map(plain, names.values()),

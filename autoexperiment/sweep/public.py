@@ -69,6 +69,7 @@ async def run_sweep(
     name: str = "",
     timeout_s: float | None = None,
     retry_failed: bool = False,
+    use_cache: bool = True,
     root: str | Path | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> SweepStates:
@@ -88,6 +89,7 @@ async def run_sweep(
         name: of the sweep: its folder below `outputs`; "": made of the workflow's name and the base.
         timeout_s: of each point.
         retry_failed: run points again that failed before.
+        use_cache: leave out steps of new points that were done before, for other points, with all the same.
         root: the workspace; None: the top of the git working tree around the current folder, else that folder.
         on_progress: called with a line for each point that ends, from another thread.
     Returns: the states of the points that finished; `failed` of it holds the others. Combinations that differ in what
@@ -98,7 +100,7 @@ async def run_sweep(
     workflow = loading.load_workflow(workflow, root=root) if isinstance(workflow, str) else workflow
     base = _plain(base_config)
     _check_mapping("param_grid", param_grid)
-    options = {"input_atoms": atoms.encoded(dict(input_atoms or {})), "user": user}
+    options = {"input_atoms": atoms.encoded(dict(input_atoms or {})), "user": user, "use_cache": use_cache}
     wanted = {
         "name": name or _usual_name(workflow, base, {**options, "seed_path": seed_path}, root),
         "work": f"workflow:{loading.reference_of(workflow)}",
@@ -217,7 +219,8 @@ def _state(root: Path, point: Point, ended: Ended | None, workflow: Workflow) ->
         fault = f"{result.run_dir}/state.json says other metrics than the book. See: mlx sweep results"
     if not result.is_ok or fault:
         state = dataclasses.replace(state, status=Status.FAILED, error=result.reason or fault or state.error)
-    return dataclasses.replace(state, params=point.params, seed=point.seed)
+    params = {path: value for path, value in point.params.items() if path not in workflow.labels}
+    return dataclasses.replace(state, params=params, seed=point.seed)
 
 
 def _left(run: RunPaths) -> WorkflowState | None:
