@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from standin import git_environment
 
 LINEAR: dict[str, Any] = {
@@ -108,3 +109,18 @@ def bytes_of(run_dir: str | Path) -> dict[str, bytes]:
     root = Path(run_dir)
     files = [p for part in ("metrics", "checkpoints") for p in (root / part).rglob("*") if p.is_file()]
     return {str(p.relative_to(root)): p.read_bytes() for p in files}
+
+
+def kill_after(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Kill a process at a moment, and wait until nothing that it started is left; False: it had ended before."""
+    time.sleep(seconds)
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        below = []
+    was_running = process.poll() is None
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert not alive, "the training process outlived its supervisor"
+    return was_running

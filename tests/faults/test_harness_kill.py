@@ -7,14 +7,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-from workspaces import MLP, Workspace, bytes_of
+from workspaces import MLP, Workspace, bytes_of, kill_after
 
 KILLS = 8
 CONFIG = {
@@ -29,21 +27,6 @@ CONFIG = {
 def place(tmp_path: Path) -> Iterator[Workspace]:
     with Workspace.of(tmp_path) as place:
         yield place
-
-
-def kill_after(process: subprocess.Popen[str], seconds: float) -> bool:
-    """Kill a process at a moment, and wait until nothing that it started is left; False: it had ended before."""
-    time.sleep(seconds)
-    try:
-        below = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        below = []
-    was_running = process.poll() is None
-    process.kill()
-    process.communicate()
-    _, alive = psutil.wait_procs(below, timeout=30)
-    assert not alive, "the training process outlived its supervisor"
-    return was_running
 
 
 def check_readable(place: Workspace) -> None:

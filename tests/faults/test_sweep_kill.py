@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from held_points import NAME, SOURCE, Held, sweep_of, wait_until
 from workflow_modules import modules
-from workspaces import LINEAR, Workspace
+from workspaces import LINEAR, Workspace, kill_after
 
 from autoexperiment.config.sweep_loader import load_sweep
 from autoexperiment.errors import LabError
@@ -105,7 +104,7 @@ def test_kills_at_random_moments_change_no_number(place: Workspace) -> None:
     words = ["sweep", "run", "--resume", "--config", place.write({**config, "name": "killed"})]
 
     for _ in range(KILLS):
-        kills += _is_killed_after(place.start(*words), chance.uniform(0.2, 0.8) * duration)
+        kills += kill_after(place.start(*words), chance.uniform(0.2, 0.8) * duration)
     place.mlx(*words)
 
     assert kills >= 1
@@ -115,21 +114,6 @@ def test_kills_at_random_moments_change_no_number(place: Workspace) -> None:
     assert [row["metrics"]["val_loss"] for row in killed] == [row["metrics"]["val_loss"] for row in whole]
     listed = json.loads(place.mlx("history", "list", "--json"))["runs"]
     assert [run["status"] for run in listed].count("completed") >= 6
-
-
-def _is_killed_after(process: subprocess.Popen[str], seconds: float) -> bool:
-    """Kill a process at a moment, and wait until nothing that it started is left; False: it had ended before."""
-    time.sleep(seconds)
-    try:
-        below = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        below = []
-    was_running = process.poll() is None
-    process.kill()
-    process.communicate()
-    _, alive = psutil.wait_procs(below, timeout=30)
-    assert not alive, "a point's process outlived its supervisor"
-    return was_running
 
 
 def test_killed_process_of_a_point_is_a_row_with_its_reason(place: Workspace, held: Held) -> None:
