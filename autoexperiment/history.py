@@ -28,6 +28,7 @@ from autoexperiment.vocabulary import Goal, Outcome, RunStatus
 
 WRITE_LOCK_S = 60.0
 READ_LOCK_S = 2.0  # a reader that finds the index in use shows what is true, and leaves the mending to the next one
+TOUCH_S = 2.0  # how long a reader of the history may have a run's lock
 INDEX_BYTES = 256_000_000
 FILE_BYTES = 1_000_000  # of a file in a run directory
 MOST_METRICS, NAME_CHARACTERS = 64, 100
@@ -220,6 +221,14 @@ def _is_held(lock: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def hold(run: RunPaths) -> Lock:
+    """A run's lock, taken, for as long as the run is going on; a reader of the history may touch it for a moment.
+
+    Raises: Locked: another process works on the run.
+    """
+    return Lock(run.lock).acquire(timeout_s=TOUCH_S)
 
 
 def _state(run: RunPaths) -> tuple[RunStatus, Metrics | None]:

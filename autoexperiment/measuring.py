@@ -12,7 +12,6 @@ from typing import Protocol
 from autoexperiment import failpoint, history, seeding
 from autoexperiment.errors import HarnessError, Locked
 from autoexperiment.evaluation import CASES
-from autoexperiment.files import Lock
 from autoexperiment.ledger import Experiment
 from autoexperiment.paths import OutputPaths, RunPaths
 from autoexperiment.run import Run
@@ -23,7 +22,6 @@ from autoexperiment.vocabulary import Outcome, RunStatus, Verdict
 
 MAX_BATCH_DIVISOR = 8
 RETRIES = 2  # times that a run is repeated which the machine, not the candidate, spoiled
-LOOK_S = 2.0  # a reader of the history may touch a run's lock for a moment
 
 
 class Observer(Protocol):
@@ -119,7 +117,7 @@ def one_run(work: Measuring) -> Run:
     )
     failpoint.reach("loop.run_started")
     work.observer.run_started(experiment, number)
-    with Lock(paths.lock).acquire(timeout_s=LOOK_S):
+    with history.hold(paths):
         run = run_trial(_trial_plan(work, experiment, seed), paths, on_tick=work.observer.tick)
     _keep_kernels(work, paths)
     failpoint.reach("loop.run_made")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from autoexperiment import __version__, history, machine, trainer
 from autoexperiment.errors import HarnessError, Locked
 from autoexperiment.evaluations import run_evaluation
-from autoexperiment.files import Lock, remove_folder, write_json
+from autoexperiment.files import remove_folder, write_json
 from autoexperiment.kept import KeptRun, open_run
 from autoexperiment.paths import OutputPaths, RunPaths, find_root, new_run
 from autoexperiment.planning import ExperimentPlan, PlacedConfig, make_plan
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from autoexperiment.config import ExperimentConfig
 
 __all__ = ["describe_plan", "resume", "run_evaluation", "run_experiment", "run_plan"]
-
-LOOK_S = 2.0  # a reader of the history may touch a run's lock for a moment
 
 
 def run_experiment(
@@ -86,7 +84,7 @@ def run_plan(plan: ExperimentPlan, *, observer: Observer | None = None) -> dict[
     datasets.fetch(plan.json["dataset"], root=plan.root, say=lambda line: observer.heard("note", line))
     now = datetime.now()
     run = _make_place(plan, now)
-    with Lock(run.lock).acquire(timeout_s=LOOK_S):
+    with history.hold(run):
         history.record_run(plan.outputs, run, status=RunStatus.RUNNING, created_at=now)
         return _train(plan, run, observer, outputs=plan.outputs)
 
@@ -129,9 +127,8 @@ def resume(
             "Leave --config and --set out to go on with it, or --resume to start another run."
         )
     plan = make_plan(kept.config, root=kept.root)
-    lock = Lock(kept.paths.lock)
     try:
-        lock.acquire(timeout_s=LOOK_S)
+        lock = history.hold(kept.paths)
     except Locked as error:
         raise HarnessError(f"{run_dir} is going on in another process. Wait for its end.") from error
     with lock:

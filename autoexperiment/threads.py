@@ -14,11 +14,15 @@ def given() -> int | None:
     return next((int(word) for word in words if word.isdigit() and int(word)), None)
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def usual() -> int:
     """Half the usable cores.
 
     The rest stay free for MLX's own thread and for others: on 2 cores a second BLAS thread gained 1.4x when they were
     idle and lost 7x when they were shared, because the threads of a product wait for each other.
     """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(usable // 2, MOST))
+    return max(1, min(cores() // 2, MOST))

@@ -11,7 +11,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,12 +75,20 @@ class Job:
     timeout_s: float | None = None
     threads: int | None = None
     retries_failed: bool = False
+    _made: dict[tuple[str, int], list[Point]] = field(default_factory=dict, repr=False, compare=False)
 
     def points(self, trial: int, params: Mapping[str, Any], *, rung: int = 0) -> list[Point]:
         """The points of a trial, one for each seed; their numbers are given when they are run.
 
+        Put together and checked once: a plan asks for them, and then whoever runs it.
         Raises: LabError: a configuration is not sound.
         """
+        asked = (dump_json(params, indent=None), rung)
+        if asked not in self._made:
+            self._made[asked] = self._put_together(trial, params, rung)
+        return [replace(point, trial=trial) for point in self._made[asked]]
+
+    def _put_together(self, trial: int, params: Mapping[str, Any], rung: int) -> list[Point]:
         whole = {**params, self.resource: self.rungs[rung].resource} if self.rungs else dict(params)
         return [self._point(trial, whole, seed, rung) for seed in self.seeds]
 
@@ -123,8 +131,8 @@ class _Before:
 
     is_adaptive = True
 
-    def __init__(self, events: Sequence[dict[str, Any] | str]) -> None:
-        self.asked = [event for event in events if not isinstance(event, str)]
+    def __init__(self, asked: Sequence[dict[str, Any]]) -> None:
+        self.asked = asked
         self.told: dict[int, float | None] = {}
         self.total = len(self.asked)
         self._left = iter(self.asked)
@@ -214,14 +222,13 @@ class Engine:
         if self.job.retries_failed:
             self.observer.note("Failed points are not run again: the sampler has learned from them.")
         trials = self._went_through()
-        proposed = [trial.params for trial in trials]
-        if proposed == [event for event in self.book.contents.events if not isinstance(event, str)]:
+        if [trial.params for trial in trials] == self.book.contents.asked:
             return trials
         self.observer.note(
             "The sampler would choose otherwise than it did; it goes on from the results that are there."
         )
         self._known, self._queue, self._open, self._asked, self.begun = {}, {}, [], 0, {}
-        before = _Before(self.book.contents.events)
+        before = _Before(self.book.contents.asked)
         self.sampler = before
         trials = self._went_through()
         self.sampler = self._new_sampler()

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autoexperiment import dotpaths, evaluations, planning, runner, snapshot
+from autoexperiment import dotpaths, evaluations, history, planning, runner, snapshot
 from autoexperiment.clocks import duration
-from autoexperiment.errors import LabError, TookTooLong, UsageError, unknown
-from autoexperiment.files import Lock, dump_json
+from autoexperiment.errors import LabError, TookTooLong, UsageError
+from autoexperiment.files import dump_json
 from autoexperiment.paths import RunPaths
 from autoexperiment.run import Run
 from autoexperiment.supervisor import Signals
 from autoexperiment.sweep.points import Order, Result
+from autoexperiment.sweep.work import check_options
 from autoexperiment.trainer import Quiet
 from autoexperiment.vocabulary import Outcome, RunStatus
 
@@ -158,9 +159,7 @@ def make(base: Mapping[str, Any], *, root: Path, options: Mapping[str, Any]) -> 
     """
     from autoexperiment.config import ConfigLoader
 
-    for option in options:
-        if option not in OPTIONS:
-            raise UsageError(unknown("option", option, OPTIONS))
+    check_options(options, OPTIONS)
     directory = options.get("directory") or "outputs"
     output = {**(base.get("output") or {}), "directory": directory}
     if options.get("evaluate") and not output.get("save_checkpoints", True):
@@ -177,7 +176,7 @@ def perform(order: Order, run: RunPaths, *, signals: Signals | None) -> Result:
     # that the data are there, and that the model fits them, was looked at when the sweep began: the process will say
     plan = planning.PlacedConfig(ConfigLoader.load_from_dict(order.point.config), Path(order.root))
     runner.write_config(plan, run)
-    with Lock(run.lock).acquire(timeout_s=runner.LOOK_S):
+    with history.hold(run):
         return _train(plan, run, order, signals or Signals())
 
 

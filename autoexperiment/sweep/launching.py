@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from autoexperiment import machine
@@ -19,7 +19,7 @@ from autoexperiment.sweep.points import key_of
 from autoexperiment.sweep.pool import Executor, LocalExecutor
 from autoexperiment.sweep.samplers import Sampler
 from autoexperiment.sweep.work import Work
-from autoexperiment.threads import usual
+from autoexperiment.threads import cores, usual
 
 LOCAL, DASK = "local", "dask"
 EXECUTORS = (LOCAL, DASK)
@@ -57,16 +57,12 @@ class Where:
         if self.max_parallel is not None or self.executor == DASK:
             return self
         is_one = is_clocked or machine.facts()["device"] != "cpu"
-        return replace(self, max_parallel=1 if is_one else _cores())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return replace(self, max_parallel=1 if is_one else cores())
 
 
 def blas_threads(slots: int | None) -> int | None:
     """BLAS threads of each of `slots` processes side by side; None: as usual for one alone, or on a cluster."""
-    return None if slots in (None, 1) else max(1, min(usual(), _cores() // slots))
+    return None if slots in (None, 1) else max(1, min(usual(), cores() // slots))
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class Launch:
     def paths(self) -> SweepPaths:
         return SweepPaths(self.job.root / self.job.folder)
 
-    @property
+    @cached_property
     def base(self) -> str:
         """The identity of what all points start from: the base configuration, code and data."""
         return base_key(self.job.work, self.definition["base"])

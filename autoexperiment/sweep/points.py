@@ -27,7 +27,7 @@ def key_of(kind: str, identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical([kind, identity]).encode()).hexdigest()[:KEY_DIGITS]
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
     """A number that a float can hold, or None."""
     try:
         return value if value is not None and math.isfinite(value) else None
@@ -110,11 +110,11 @@ class Result:
 
     def sound(self) -> Result:
         """This result as it can be kept: bounded, and without NaN and infinity."""
-        finite = {name: _finite(value) for name, value in self.metrics.items()}
-        found = replace(self, metrics=finite, reason=clean(self.reason, LONGEST_REASON))
-        if len(json.dumps([finite, dict(self.trust)])) <= LONGEST_METRICS:
+        kept = {name: finite(value) for name, value in self.metrics.items()}
+        found = replace(self, metrics=kept, reason=clean(self.reason, LONGEST_REASON))
+        if len(json.dumps([kept, dict(self.trust)])) <= LONGEST_METRICS:
             return found
-        reason = f"It gave {len(finite)} metrics, which are more than {LONGEST_METRICS} characters. Give fewer."
+        reason = f"It gave {len(kept)} metrics, which are more than {LONGEST_METRICS} characters. Give fewer."
         return replace(found, status=RunStatus.FAILED, metrics={}, trust={}, reason=reason)
 
     @property

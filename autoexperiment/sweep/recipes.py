@@ -15,17 +15,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from autoexperiment import constants, dotpaths, machine
+from autoexperiment import constants, dotpaths, history, machine
 from autoexperiment.budget import Budget, parse_budget
 from autoexperiment.constants import Constant
 from autoexperiment.errors import DataError, LabError, UsageError, unknown
-from autoexperiment.files import Lock, load_json, read_plain, remove_folder, write_json
+from autoexperiment.files import load_json, read_plain, remove_folder, write_json
 from autoexperiment.paths import PROTOCOL, RunPaths, cache_home
 from autoexperiment.recipe import SEALED, Quantity, Recipe, SeedRule, Stop
 from autoexperiment.run import Run
 from autoexperiment.supervisor import Signals
 from autoexperiment.surroundings import check_confinement
 from autoexperiment.sweep.points import Order, Result
+from autoexperiment.sweep.work import check_options
 from autoexperiment.trained import TrialPlan
 from autoexperiment.trial import copy_kernels, discard_weights, run_trial
 from autoexperiment.vocabulary import Goal, Outcome, RunStatus
@@ -40,7 +41,6 @@ BUDGETS = ("seconds", "tokens", "steps")
 USUAL_BUDGET = Budget("seconds", 300.0)
 SOURCE_BYTES = 5_000_000
 SEED_LIMIT = 2**63
-LOOK_S = 2.0  # a reader of the history may touch a run's lock for a moment
 KERNELS = Path("outputs", ".cache", "kernels")
 
 _ASK_PREPARE = """
@@ -244,9 +244,7 @@ def make(base: Mapping[str, Any], *, root: Path, options: Mapping[str, Any]) -> 
             what is not given is as in the recipe and its protocol.
         options: `keep_checkpoints`: whether the trained models are kept. `name` and `directory` mean nothing here.
     """
-    for option in options:
-        if option not in OPTIONS:
-            raise UsageError(unknown("option", option, OPTIONS))
+    check_options(options, OPTIONS)
     place = base.get("recipe", ".")
     if not isinstance(place, str):
         raise UsageError(f"'recipe' is {place!r}. Allowed: a folder, relative to the workspace.")
@@ -274,7 +272,7 @@ def perform(order: Order, run: RunPaths, *, signals: Signals | None) -> Result:
     """Train in a copy of the recipe, and have the model scored by a process that the recipe's code never enters."""
     signals = signals or Signals()
     write_json(run.config, dict(order.point.config))
-    with Lock(run.lock).acquire(timeout_s=LOOK_S):
+    with history.hold(run):
         try:
             made = _made(_plan(order), run, signals)
         except LabError as error:  # it was sound when the sweep began

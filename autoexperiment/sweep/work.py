@@ -7,7 +7,7 @@ runs one point under the supervisor, on whichever machine.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -69,6 +69,13 @@ def _module(kind: str) -> _Module:
     if kind not in WORKS:
         raise UsageError(unknown("kind of work", kind, WORKS))
     return cast(_Module, importlib.import_module(WORKS[kind]))
+
+
+def check_options(options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises: UsageError: one that the kind of work does not have."""
+    for option in options:
+        if option not in known:
+            raise UsageError(unknown("option", option, known))
 
 
 def make(kind: str, base: Mapping[str, Any], *, root: Path, options: Mapping[str, Any]) -> Work:

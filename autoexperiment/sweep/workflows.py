@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections import Counter
@@ -11,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from autoexperiment import __version__, dotpaths, machine, trainer
+from autoexperiment import __version__, dotpaths, history, machine, trainer
 from autoexperiment.clocks import duration
 from autoexperiment.ending import Ending, Limits
-from autoexperiment.errors import UsageError, unknown
-from autoexperiment.files import Lock, remove_folder, write_json
+from autoexperiment.errors import UsageError
+from autoexperiment.files import remove_folder, write_json
 from autoexperiment.paths import RunPaths, cache_home
 from autoexperiment.run import Run
 from autoexperiment.supervisor import Signals, run_environment, supervise
-from autoexperiment.sweep.points import Order, Result
+from autoexperiment.sweep.points import Order, Result, finite
+from autoexperiment.sweep.work import check_options
 from autoexperiment.vocabulary import Outcome, RunStatus, TrustLevel
 from autoexperiment.workflow import atoms, loading
 from autoexperiment.workflow.identity import Identity
@@ -29,7 +29,6 @@ from autoexperiment.workflow.state import Status, WorkflowState
 from autoexperiment.workflow.steps import Workflow
 
 OPTIONS = ("workflow", "input_atoms", "user", "seed_path", "use_cache")
-LOOK_S = 2.0  # a reader of the history may touch a run's lock for a moment
 STATS = "stats"  # of an evaluation's samples: beside the metrics, and none itself
 
 
@@ -80,9 +79,7 @@ def make(base: Mapping[str, Any], *, root: Path, options: Mapping[str, Any]) -> 
             folders as pathlib.Path or as {"path": …}; `user`; `seed_path`: where a replicate's seed goes, if not where
             the workflow says; `use_cache`: whether steps that were done before are left out.
     """
-    for option in options:
-        if option not in OPTIONS:
-            raise UsageError(unknown("option", option, OPTIONS))
+    check_options(options, OPTIONS)
     loading.extend_path([str(root)])  # what the configuration names counts, wherever this program was started
     workflow, reference = _workflow(options.get("workflow"), root)
     plain = atoms.encoded(options.get("input_atoms") or {})
@@ -117,7 +114,7 @@ def _workflow(given: Any, root: Path) -> tuple[Workflow, str]:
 def perform(order: Order, run: RunPaths, *, signals: Signals | None) -> Result:
     """Do all steps in a process of its own."""
     write_json(run.config, {"workflow": order.options["workflow"], "config": order.point.config})
-    with Lock(run.lock).acquire(timeout_s=LOOK_S):
+    with history.hold(run):
         ending = _supervised(order, run, signals or Signals())
         state = _settled(order, run, ending)
         record = _record(order, state, ending)
@@ -229,16 +226,8 @@ def _tasks(output: Any) -> Iterator[tuple[str, dict[str, float | None]]]:
         return
     found = {task: {k: v for k, v in inner.items() if k != STATS} for task, inner in output.items()}
     if all(metrics and all(map(_is_metric, metrics.values())) for metrics in found.values()):
-        yield from ((task, {k: _number(v) for k, v in metrics.items()}) for task, metrics in found.items())
+        yield from ((task, {k: finite(v) for k, v in metrics.items()}) for task, metrics in found.items())
 
 
 def _is_metric(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _number(value: float | None) -> float | None:
-    """None for a whole number that is too large to be kept."""
-    try:
-        return value if value is None or math.isfinite(value) else None
-    except OverflowError:
-        return None

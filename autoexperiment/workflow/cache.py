@@ -6,13 +6,14 @@ An entry that can't be read, is damaged, or belongs to another key is a miss. Tw
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoexperiment import __version__
-from autoexperiment.files import dump_json, load_json, read_plain, write_json
+from autoexperiment.files import load_json, read_plain, write_json
 from autoexperiment.paths import ProjectPaths
 from autoexperiment.workflow import atoms, sources
 from autoexperiment.workflow.steps import Step
@@ -49,14 +50,8 @@ def key_of(workflow: str, step: Step, config: Any, inputs: Mapping[str, Any], *,
 
 
 def _sha256(value: Any) -> str:
-    return hashlib.sha256(dump_json(_sorted(value), indent=None).encode()).hexdigest()
-
-
-def _sorted(value: Any) -> Any:
     """Equal for objects that differ in the order of their names only."""
-    if isinstance(value, dict):
-        return {name: _sorted(value[name]) for name in sorted(value)}
-    return [_sorted(item) for item in value] if isinstance(value, list) else value
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
