@@ -712,7 +712,7 @@ def test_folder_is_seen_by_its_lock(tmp_path: Path) -> None:
 def test_threads_are_those_of_the_sweep_unless_there_are_too_few_cores(
     monkeypatch: pytest.MonkeyPatch, wanted: int | None, points: int, threads: int
 ) -> None:
-    monkeypatch.setattr(launching, "_cores", lambda: 8)
+    monkeypatch.setattr(launching, "cores", lambda: 8)
     for module in (launching, crew):
         monkeypatch.setattr(module, "usual", lambda: 4)
 
